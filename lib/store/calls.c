@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Pending calls of a store's client.  See calls.h.
+ */
+#include "store/calls.h"
+#include "base/clock.h"
+#include <stdio.h>
+#include <string.h>
+
+#define UNKNOWN_CONNECTION (-1)
+#define ALL UINT64_MAX
+
+void kvpi_store_calls_init(kvpi_store_calls *calls, void (*on_done)(kvpi_store_call *call))
+{
+	memset(calls, 0, sizeof(*calls));
+	kvpi_list_init(&calls->pending);
+	kvpi_list_init(&calls->unsent);
+	atomic_init(&calls->incarnation, 0);
+	calls->connection = UNKNOWN_CONNECTION;
+	calls->heard_ns = calls->next_ping_ns = INT64_MIN;
+	calls->on_done = on_done;
+}
+
+uint64_t kvpi_store_calls_id(kvpi_store_calls *calls)
+{
+	return ++calls->ids;
+}
+
+void kvpi_store_calls_add(kvpi_store_calls *calls, kvpi_store_call *call)
+{
+	kvpi_list_append(&calls->pending, &call->pending);
+	kvpi_list_append(&calls->unsent, &call->unsent);
+}
+
+void kvpi_store_calls_remove(kvpi_store_call *call)
+{
+	kvpi_list_remove(&call->pending);
+	kvpi_list_remove(&call->unsent);
+}
+
+kvpi_store_call *kvpi_store_calls_unsent(const kvpi_store_calls *calls)
+{
+	kvpi_list *node = kvpi_list_first(&calls->unsent);
+
+	return calls->reachable && node != NULL ? KVPI_CONTAINER_OF(node, kvpi_store_call, unsent)
+	                                        : NULL;
+}
+
+void kvpi_store_calls_sent(kvpi_store_calls *calls, kvpi_store_call *call, int64_t now_ns)
+{
+	kvpi_list_remove(&call->unsent);
+	call->order = ++calls->sends;
+	call->sent_ns = now_ns;
+}
+
+int64_t kvpi_store_calls_ping_due(const kvpi_store_calls *calls)
+{
+	return kvpi_list_empty(&calls->pending) ? KVPI_NEVER : calls->next_ping_ns;
+}
+
+void kvpi_store_calls_pinged(kvpi_store_calls *calls, uint64_t id, int64_t now_ns)
+{
+	calls->reachable = true;
+	calls->next_ping_ns = kvpi_deadline_ms(now_ns, KVPI_STORE_PING_MS);
+	calls->ping_id = id;
+	calls->ping_order = ++calls->sends;
+}
+
+void kvpi_store_calls_blocked(kvpi_store_calls *calls, int64_t now_ns)
+{
+	calls->reachable = false;
+	calls->next_ping_ns = kvpi_deadline_ms(now_ns, KVPI_STORE_PING_RETRY_MS);
+}
+
+void kvpi_store_calls_end(
+    kvpi_store_calls *calls, kvpi_store_call *call, kvp_status status, const char *sentence)
+{
+	kvpi_store_calls_remove(call);
+	call->status = status;
+	snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	call->done = true;
+	calls->on_done(call);
+}
+
+/* Ends the calls that were sent before send number `order`; with ALL those not sent, too. */
+static void end_older(
+    kvpi_store_calls *calls, uint64_t order, kvp_status status, const char *sentence)
+{
+	KVPI_LIST_FOREACH (pos, nxt, &calls->pending) {
+		kvpi_store_call *call = KVPI_CONTAINER_OF(pos, kvpi_store_call, pending);
+
+		if (order == ALL || (call->order != 0 && call->order < order))
+			kvpi_store_calls_end(calls, call, status, sentence);
+	}
+}
+
+static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply)
+{
+	if (calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number)
+		end_older(calls, calls->ping_order, KVP_E_STORE_LOST,
+		    "the connection to the store broke and was renewed meanwhile; the call may or "
+		    "may not "
+		    "have taken place");
+	calls->connection = reply->number;
+}
+
+static void read_answer(
+    kvpi_store_calls *calls, kvpi_store_call *call, const kvpi_msg_store_reply *reply)
+{
+	const kvp_status status = call->read_reply(call->user, reply);
+	char text[KVPI_ERROR_MAX] = "";
+
+	if (reply->present & KVPI_HAS(store_reply, text))
+		snprintf(text, sizeof(text), "%.*s", (int)reply->text.len,
+		    (const char *)reply->text.data);
+	kvpi_store_calls_end(calls, call, status, text);
+}
+
+void kvpi_store_calls_reply(
+    kvpi_store_calls *calls, const kvpi_msg_store_reply *reply, int64_t now_ns)
+{
+	const uint64_t incarnation = atomic_load(&calls->incarnation);
+
+	calls->heard_ns = now_ns;
+	atomic_store(&calls->incarnation, reply->incarnation);
+	if (incarnation != 0 && incarnation != reply->incarnation) {
+		/* The reply's own call ends likewise: it took place in another store than it was
+		 * meant for. */
+		calls->connection = UNKNOWN_CONNECTION;
+		end_older(calls, ALL, KVP_E_STORE_RESTARTED, "");
+		return;
+	}
+	if (reply->id == calls->ping_id) {
+		read_pong(calls, reply);
+		return;
+	}
+	KVPI_LIST_FOREACH (pos, nxt, &calls->pending) {
+		kvpi_store_call *call = KVPI_CONTAINER_OF(pos, kvpi_store_call, pending);
+
+		if (call->id == reply->id) {
+			read_answer(calls, call, reply);
+			return;
+		}
+	}
+	/* None: its call has run out of time meanwhile. */
+}
+
+void kvpi_store_calls_run_out(kvpi_store_calls *calls, kvpi_store_call *call, int64_t now_ns)
+{
+	const bool heard = call->order != 0 && calls->reachable &&
+	                   calls->heard_ns >= call->sent_ns &&
+	                   now_ns - calls->heard_ns <= KVPI_STORE_SILENCE_MS * KVPI_NS_PER_MS;
+
+	if (call->order == 0)
+		kvpi_store_calls_end(calls, call, KVP_E_STORE_LOST,
+		    "there was no connection to the store within the time; nothing was changed");
+	else if (heard && call->harmless)
+		kvpi_store_calls_end(calls, call, KVP_E_TIMEOUT,
+		    "the time ran out before the store said which keys are missing");
+	else
+		kvpi_store_calls_end(calls, call, KVP_E_STORE_LOST,
+		    call->harmless
+		        ? "the store did not answer within the time"
+		        : "the store did not answer within the time; the call may or may not "
+		          "have taken place");
+}

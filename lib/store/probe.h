@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Why does no store answer there?  For a sentence to people.
+ */
+#ifndef KVPI_STORE_PROBE_H
+#define KVPI_STORE_PROBE_H
+
+#include <stdint.h>
+
+/* Tries a bare TCP connection, until the deadline at most.  A static string. */
+const char *kvpi_store_probe(const char *url, int64_t deadline_ns);
+
+#endif
