@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine/engine.h"
+
+#include "base/alloc.h"
+#include "base/context.h"
+#include "base/error.h"
+#include "base/log.h"
+#include "wire/auth.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define STAGING_BYTES (UINT64_C(4) << 20)
+#define JOIN_MS 10000
+
+#define METRIC(kind, field, name, help) {name, help, KVPI_METRIC_##kind, offsetof(kvpi_engine, metrics.field)}
+
+static const kvpi_metric metric_table[] = {
+    METRIC(COUNTER, sent, "kvpipe_pipe_sent_total", "Tensors sent and confirmed"),
+    METRIC(COUNTER, sent_bytes, "kvpipe_pipe_sent_bytes_total", "Payload bytes of them"),
+    METRIC(COUNTER, received, "kvpipe_pipe_received_total", "Tensors received"),
+    METRIC(COUNTER, received_bytes, "kvpipe_pipe_received_bytes_total", "Payload bytes of them"),
+    METRIC(COUNTER, send_failures, "kvpipe_pipe_send_failures_total", "Sends that ended with an error"),
+    METRIC(COUNTER, recv_failures, "kvpipe_pipe_recv_failures_total", "Receives that ended with an error"),
+    METRIC(COUNTER, retransmissions, "kvpipe_pipe_retransmissions_total", "Transfers begun again"),
+    METRIC(COUNTER, protocol_errors, "kvpipe_pipe_protocol_errors_total", "Messages thrown away"),
+    METRIC(GAUGE, in_flight_bytes, "kvpipe_pipe_in_flight_bytes", "Bytes admitted and not yet ended"),
+    METRIC(HISTOGRAM, send_seconds, "kvpipe_pipe_send_seconds", "From the call of a send to its end"),
+    METRIC(HISTOGRAM, recv_seconds, "kvpipe_pipe_recv_seconds", "From the call of a receive to its end"),
+    METRIC(HISTOGRAM_BYTES, sent_size_bytes, "kvpipe_pipe_sent_size_bytes", "Payload of one tensor"),
+};
+
+static bool allowed(const char *list, const char *name)
+{
+	size_t len = strlen(name);
+
+	if (list == NULL || list[0] == '\0')
+		return true;
+	for (const char *at = list; *at != '\0'; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ','))
+		if (strcspn(at, ",") == len && memcmp(at, name, len) == 0)
+			return true;
+	return false;
+}
+
+kvp_status kvpi_engine_check_planes(const char *list)
+{
+	for (const char *at = list ? list : ""; *at != '\0'; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
+		char known[128] = "";
+
+		if (kvpi_plane_find(at, strcspn(at, ",")) != NULL)
+			continue;
+		for (const kvpi_plane_ops *const *ops = kvpi_plane_registry(); *ops != NULL; ops++)
+			snprintf(known + strlen(known), sizeof(known) - strlen(known), " %s", (*ops)->name);
+		return kvpi_error(KVP_E_INVALID, "there is no data plane \"%.*s\"; there are:%s",
+		                  (int)strcspn(at, ","), at, known);
+	}
+	return KVP_OK;
+}
+
+static void wake(void *user)
+{
+	kvpi_wakeup_post(&((kvpi_engine *)user)->wakeup);
+}
+
+static void room(void *user)
+{
+	kvpi_engine *engine = user;
+
+	pthread_mutex_lock(&engine->mutex);
+	if (engine->on_room != NULL)
+		engine->on_room(engine->on_room_user);
+	pthread_mutex_unlock(&engine->mutex);
+}
+
+static void close_planes(kvpi_engine *engine)
+{
+	while (engine->plane_count > 0) {
+		kvpi_engine_plane *plane = &engine->planes[--engine->plane_count];
+
+		plane->ops->close(plane->plane);
+	}
+}
+
+static kvp_status open_planes(kvpi_engine *engine, const kvpi_engine_params *params)
+{
+	kvpi_plane_params plane_params = {.context = engine->context,
+	                                  .bind_host = params->bind_host,
+	                                  .staging_bytes = STAGING_BYTES,
+	                                  .on_event = kvpi_link_plane_event,
+	                                  .wake = wake,
+	                                  .user = engine};
+	kvp_status status;
+
+	for (const kvpi_plane_ops *const *ops = kvpi_plane_registry(); *ops != NULL; ops++) {
+		kvpi_engine_plane *plane = &engine->planes[engine->plane_count];
+
+		if (!allowed(params->planes, (*ops)->name) || engine->plane_count == KVPI_ENGINE_PLANES_MAX)
+			continue;
+		plane->ops = *ops;
+		status = (*ops)->open(&plane_params, &plane->plane, &plane->caps);
+		if (status == KVP_E_UNSUPPORTED) {
+			KVPI_LOG(INFO, "engine", "plane %s: %s", (*ops)->name, kvp_last_error());
+			continue;
+		}
+		if (status != KVP_OK)
+			return status;
+		engine->plane_names[engine->plane_count++] = kvpi_view_text((*ops)->name);
+	}
+	if (engine->plane_count == 0)
+		return kvpi_error(KVP_E_NO_PLANE, "no data plane can be used on this machine");
+	return KVP_OK;
+}
+
+static void introduce(kvpi_engine *engine, const kvpi_engine_params *params)
+{
+	kvpi_identity *me = &engine->me;
+
+	kvpi_random(me->uuid, sizeof(me->uuid));
+	memcpy(me->process, kvpi_context_uuid(engine->context), sizeof(me->process));
+	snprintf(me->name, sizeof(me->name), "%s", params->name);
+	snprintf(me->compat_text, sizeof(me->compat_text), "%s", params->compat_text);
+	kvpi_hash(me->compat_text, strlen(me->compat_text), me->compat);
+	me->heartbeat_ms = params->heartbeat_ms;
+	kvpi_hostid_read(&engine->facts.host);
+	kvpi_hostid_format(&engine->facts.host, me->host, sizeof(me->host));
+	memcpy(engine->facts.process, me->process, sizeof(me->process));
+}
+
+static void init_links(kvpi_engine *engine)
+{
+	int64_t repeat_ns = (int64_t)engine->me.heartbeat_ms * KVPI_NS_PER_MS;
+
+	engine->out.engine = engine->in.engine = engine;
+	engine->out.status = engine->in.status = KVP_PENDING;
+	engine->out.reconnect_ns = engine->in.reconnect_ns = KVPI_NEVER;
+	kvpi_tx_init(&engine->tx, &kvpi_link_tx_ops, engine, repeat_ns);
+	kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, repeat_ns);
+	engine->open_low = 1;
+}
+
+kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
+{
+	kvpi_engine *engine = KVPI_NEW(kvpi_engine);
+	kvp_status status;
+
+	if (engine == NULL)
+		return kvpi_error_nomem("an engine");
+	engine->clock = params->clock ? params->clock : &kvpi_clock_real;
+	engine->on_room = params->on_room;
+	engine->on_room_user = params->on_room_user;
+	kvpi_list_init(&engine->inbox);
+	kvpi_list_init(&engine->settling);
+	pthread_mutex_init(&engine->mutex, NULL);
+	status = kvpi_auth_init();
+	if (status != KVP_OK)
+		goto err_free;
+	status = kvpi_cond_init(&engine->changed);
+	if (status != KVP_OK)
+		goto err_free;
+	status = kvpi_context_hold(params->context, &engine->context);
+	if (status != KVP_OK)
+		goto err_fini_cond;
+	introduce(engine, params);
+	init_links(engine);
+	status = kvpi_heap_reserve(&engine->tx.expiry, KVPI_ENGINE_ITEMS_MAX);
+	if (status != KVP_OK)
+		goto err_release;
+	status = kvpi_wakeup_init(&engine->wakeup);
+	if (status != KVP_OK)
+		goto err_fini_tx;
+	status = kvpi_admission_init(&engine->bytes, params->buffer_bytes, params->buffer_bytes / 2, room, engine);
+	if (status != KVP_OK)
+		goto err_fini_wakeup;
+	status = kvpi_admission_init(&engine->items, KVPI_ENGINE_ITEMS_MAX, KVPI_ENGINE_ITEMS_MAX / 2, room, engine);
+	if (status != KVP_OK)
+		goto err_fini_bytes;
+	status = kvpi_hub_new(engine->context, params->bind_host, &engine->me, &kvpi_link_hub_ops, engine,
+	                      &engine->hub);
+	if (status != KVP_OK)
+		goto err_fini_items;
+	status = open_planes(engine, params);
+	if (status != KVP_OK)
+		goto err_close_planes;
+	engine->metric_source = (kvpi_metric_source){
+	    .table = metric_table, .count = sizeof(metric_table) / sizeof(metric_table[0]), .base = engine};
+	kvpi_metrics_label(&engine->metric_source, "endpoint", engine->me.name);
+	kvpi_metrics_add(kvpi_context_metrics(engine->context), &engine->metric_source);
+	*out = engine;
+	return KVP_OK;
+
+err_close_planes:
+	close_planes(engine);
+	kvpi_hub_free(engine->hub, 0);
+err_fini_items:
+	kvpi_admission_fini(&engine->items);
+err_fini_bytes:
+	kvpi_admission_fini(&engine->bytes);
+err_fini_wakeup:
+	kvpi_wakeup_fini(&engine->wakeup);
+err_fini_tx:
+	kvpi_tx_fini(&engine->tx);
+err_release:
+	kvpi_context_release(engine->context);
+err_fini_cond:
+	pthread_cond_destroy(&engine->changed);
+err_free:
+	pthread_mutex_destroy(&engine->mutex);
+	free(engine);
+	return status;
+}
+
+/* Tells the worker to leave and waits for it, but not without end: false leaves it the tidying up. */
+static bool join(kvpi_engine *engine)
+{
+	struct timespec until;
+	bool left;
+
+	pthread_mutex_lock(&engine->mutex);
+	engine->stop = true;
+	pthread_mutex_unlock(&engine->mutex);
+	if (!engine->threaded)
+		return true;
+	kvpi_wakeup_post(&engine->wakeup);
+	clock_gettime(CLOCK_MONOTONIC, &until); /* a wall clock may be set in between */
+	until.tv_sec += JOIN_MS / 1000;
+	if (pthread_clockjoin_np(engine->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
+		return true;
+	KVPI_LOG(ERROR, "engine", "the worker of %s did not stop within %d ms and is left behind", engine->me.name,
+	         JOIN_MS);
+	pthread_mutex_lock(&engine->mutex);
+	left = engine->left;
+	engine->abandoned = !left;
+	engine->on_room = NULL; /* whom it would tell goes away now */
+	if (!left)
+		pthread_detach(engine->thread);
+	pthread_mutex_unlock(&engine->mutex);
+	if (left)
+		pthread_join(engine->thread, NULL); /* it came just now */
+	return left;
+}
+
+/* What was handed in and never taken up by the worker. */
+static void empty_inbox(kvpi_engine *engine, int64_t now)
+{
+	kvpi_list *node;
+
+	while ((node = kvpi_list_first(&engine->inbox)) != NULL) {
+		kvp_request *request = KVPI_CONTAINER_OF(node, kvp_request, inbox);
+
+		kvpi_list_remove(node);
+		if (request->kind == KVPI_REQUEST_SEND)
+			(void)kvpi_tx_add(&engine->tx, &request->item, now);
+		else
+			kvpi_rx_post_add(&engine->rx, &request->post);
+	}
+}
+
+void kvpi_engine_tidy(kvpi_engine *engine)
+{
+	int64_t now = kvpi_now(engine->clock);
+
+	pthread_mutex_lock(&engine->mutex);
+	engine->ended = true;
+	pthread_mutex_unlock(&engine->mutex);
+	empty_inbox(engine, now);
+	kvpi_link_drop(&engine->out);
+	kvpi_link_drop(&engine->in);
+	kvpi_tx_fail(&engine->tx, KVP_E_CLOSED, "the handle was freed", now);
+	kvpi_rx_fail(&engine->rx, KVP_E_CLOSED, "the handle was freed", now);
+	kvpi_link_settle(engine, now);
+	kvpi_hub_free(engine->hub, now);
+	close_planes(engine);
+	kvpi_metrics_remove(kvpi_context_metrics(engine->context), &engine->metric_source);
+	kvpi_admission_fini(&engine->items);
+	kvpi_admission_fini(&engine->bytes);
+	kvpi_wakeup_fini(&engine->wakeup);
+	kvpi_tx_fini(&engine->tx);
+	pthread_cond_destroy(&engine->changed);
+	pthread_mutex_destroy(&engine->mutex);
+	kvpi_context_release(engine->context);
+	free(engine);
+}
+
+void kvpi_engine_free(kvpi_engine *engine)
+{
+	if (engine != NULL && join(engine))
+		kvpi_engine_tidy(engine);
+}
+
+const char *kvpi_engine_url(const kvpi_engine *engine)
+{
+	return kvpi_hub_url(engine->hub);
+}
+
+void kvpi_engine_expect(kvpi_engine *engine, const char *service)
+{
+	snprintf(engine->in.service, sizeof(engine->in.service), "%s", service);
+	engine->in.used = true;
+}

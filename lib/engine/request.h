@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A request: one send, receive or peek on its way through the engine.  Shared by the caller and the engine
+ * (two references); outlives the pipe if the caller keeps it.
+ *
+ * Who touches what: the submitting thread fills it before submit; then only the worker, until it has ended;
+ * `mutex` guards the outcome (status … receipt), which any thread may read.
+ */
+#ifndef KVPI_ENGINE_REQUEST_H
+#define KVPI_ENGINE_REQUEST_H
+
+#include "base/error.h"
+#include "base/thread.h"
+#include "engine/rx.h"
+#include "engine/tx.h"
+#include <kvpipe/pipe.h>
+#include <stdatomic.h>
+
+struct kvpi_engine;
+
+typedef enum kvpi_request_kind { KVPI_REQUEST_SEND, KVPI_REQUEST_RECV, KVPI_REQUEST_PEEK } kvpi_request_kind;
+
+struct kvp_request {
+	kvpi_handle handle;
+	atomic_uint references;
+	kvpi_request_kind kind;
+	/* worker */
+	kvpi_list inbox;
+	bool in_engine;
+	kvp_tensor tensor;
+	kvpi_tx_item item; /* SEND */
+	kvpi_rx_post post; /* RECV, PEEK */
+	const kvpi_device_ops *device;
+	kvpi_event *after; /* SEND: the producer's stream had got here when send was called */
+	int64_t begun_ns;
+	int timeout_ms;    /* what KVP_TIMEOUT_DEFAULT means for it */
+	uint64_t charged;  /* bytes to give back when it ends */
+	void (*done)(void *user, kvp_status status);
+	void *done_user;
+	atomic_bool cancel_wanted;
+	bool stale; /* a planned receive that was handed in before one ahead of it failed */
+	struct {    /* while a device copy of it cannot be revoked: what to say when that has ended */
+		kvpi_list node;
+		kvpi_transfer_id id;
+		kvp_status status;
+		int64_t until_ns;
+	} settling;
+	/* outcome */
+	pthread_mutex_t mutex;
+	pthread_cond_t ended;
+	kvp_status status; /* KVP_PENDING until the end */
+	kvp_receipt receipt;
+	kvp_times times;
+	char text[KVPI_ERROR_MAX];
+	struct kvpi_engine *engine; /* NULL once ended: nothing to cancel any more */
+};
+
+#define KVPI_REQUEST_MAGIC 0x6b765271u
+
+/* With one reference.  KVP_E_NOMEM, KVP_E_SYSTEM. */
+kvp_status kvpi_request_new(kvpi_request_kind kind, kvp_request **request);
+void kvpi_request_hold(kvp_request *request);
+void kvpi_request_release(kvp_request *request); /* frees with the last */
+
+/* The worker ends it: outcome, wake-up, then the done callback. */
+void kvpi_request_end(kvp_request *request, kvp_status status, const char *text, kvp_receipt receipt, int64_t now);
+
+/* Waits for the end; KVP_E_TIMEOUT, else the outcome with its sentence set for this thread. */
+kvp_status kvpi_request_wait_until(kvp_request *request, int64_t deadline_ns);
+
+#endif

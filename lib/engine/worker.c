@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The worker: inbox, one step of everything, and the loop around it.
+ */
+#include "engine/engine.h"
+
+#include "base/error.h"
+#include "base/log.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define STEP_BUDGET_BYTES (UINT64_C(16) << 20) /* per plane and step, so that control is not starved */
+#define NAP_FIRST_NS (20 * INT64_C(1000))
+#define NAP_MOST_NS (500 * INT64_C(1000))
+#define FDS_MAX (KVPI_ENGINE_PLANES_MAX + 4)
+
+/* ---- other threads' side -------------------------------------------------------------------------- */
+
+static kvp_status link_status_locked(const kvpi_engine *engine, const kvpi_link *link)
+{
+	if (engine->ended || engine->stop || engine->closed)
+		return kvpi_error(KVP_E_CLOSED, "the handle is closed");
+	if (!link->used)
+		return kvpi_error(KVP_E_INVALID, "this end does not %s", link == &engine->out ? "send" : "receive");
+	if (link->status < 0)
+		return kvpi_error_set(link->status, link->text);
+	return KVP_OK;
+}
+
+kvp_status kvpi_engine_link_status(kvpi_engine *engine, const kvpi_link *link)
+{
+	kvp_status status;
+
+	pthread_mutex_lock(&engine->mutex);
+	status = link_status_locked(engine, link);
+	pthread_mutex_unlock(&engine->mutex);
+	return status;
+}
+
+kvp_status kvpi_engine_submit(kvpi_engine *engine, kvp_request *request)
+{
+	bool sends = request->kind == KVPI_REQUEST_SEND;
+	bool planned = !sends && !request->post.alone;
+	kvp_status status;
+
+	pthread_mutex_lock(&engine->mutex);
+	status = link_status_locked(engine, sends ? &engine->out : &engine->in);
+	if (status == KVP_OK && planned && engine->posts_failed)
+		status = kvpi_error(KVP_E_CANCELED, "a receive posted before has failed: kvp_pipe_resume goes on");
+	if (status == KVP_OK && planned && engine->planned >= KVPI_RX_POSTS_MAX)
+		status = kvpi_error(KVP_E_AGAIN, "%d receives are posted already", KVPI_RX_POSTS_MAX);
+	if (status == KVP_OK) {
+		kvpi_request_hold(request);
+		request->engine = engine;
+		if (sends)
+			engine->submitted++;
+		else
+			engine->posts++;
+		engine->planned += planned;
+		kvpi_list_append(&engine->inbox, &request->inbox);
+	}
+	pthread_mutex_unlock(&engine->mutex);
+	if (status == KVP_OK)
+		kvpi_wakeup_post(&engine->wakeup);
+	return status;
+}
+
+void kvpi_engine_cancel_wanted(kvpi_engine *engine)
+{
+	atomic_store(&engine->cancel_wanted, true);
+	kvpi_wakeup_post(&engine->wakeup);
+}
+
+static void order(kvpi_engine *engine, bool *flag)
+{
+	pthread_mutex_lock(&engine->mutex);
+	*flag = true;
+	pthread_mutex_unlock(&engine->mutex);
+	kvpi_wakeup_post(&engine->wakeup);
+}
+
+void kvpi_engine_close(kvpi_engine *engine)
+{
+	order(engine, &engine->closed);
+}
+
+void kvpi_engine_resume(kvpi_engine *engine)
+{
+	pthread_mutex_lock(&engine->mutex);
+	engine->posts_failed = false;
+	KVPI_LIST_FOREACH(pos, next, &engine->inbox)
+		KVPI_CONTAINER_OF(pos, kvp_request, inbox)->stale = true; /* counts for planned receives alone */
+	pthread_mutex_unlock(&engine->mutex);
+}
+
+bool kvpi_engine_is_worker(const kvpi_engine *engine)
+{
+	return engine->threaded && pthread_equal(pthread_self(), engine->thread);
+}
+
+kvp_status kvpi_engine_drain(kvpi_engine *engine, int64_t deadline_ns)
+{
+	kvp_status status = KVP_OK;
+
+	pthread_mutex_lock(&engine->mutex);
+	while ((engine->open_low <= engine->submitted || engine->posts > 0) && !engine->ended && status == KVP_OK)
+		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
+			status = KVP_E_TIMEOUT;
+	if (engine->open_low > engine->submitted && engine->posts == 0)
+		status = KVP_OK;
+	pthread_mutex_unlock(&engine->mutex);
+	return status == KVP_OK ? KVP_OK : kvpi_error(status, "transfers are still under way");
+}
+
+void kvpi_engine_cancel_sends(kvpi_engine *engine)
+{
+	order(engine, &engine->cancel_all);
+}
+
+void kvpi_engine_dial(kvpi_engine *engine, const char *url, const char *service, int64_t deadline_ns)
+{
+	pthread_mutex_lock(&engine->mutex);
+	snprintf(engine->dial_url, sizeof(engine->dial_url), "%s", url);
+	snprintf(engine->dial_service, sizeof(engine->dial_service), "%s", service);
+	engine->dial_deadline_ns = deadline_ns;
+	engine->dial_wanted = true;
+	engine->out.used = true;
+	engine->out.status = KVP_PENDING;
+	pthread_mutex_unlock(&engine->mutex);
+	kvpi_wakeup_post(&engine->wakeup);
+}
+
+kvp_status kvpi_engine_wait_link(kvpi_engine *engine, kvpi_link *link, int64_t deadline_ns)
+{
+	kvp_status status;
+
+	pthread_mutex_lock(&engine->mutex);
+	while (link->status == KVP_PENDING)
+		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
+			break;
+	status = link->status;
+	if (status == KVP_PENDING)
+		status = kvpi_error(KVP_E_TIMEOUT, "no connection %s yet%s%s",
+		                    link == &engine->out ? "to the receiver" : "from the sender",
+		                    link->peer[0] ? ": data connection of " : "", link->peer);
+	else if (status != KVP_OK)
+		status = kvpi_error_set(status, link->text);
+	pthread_mutex_unlock(&engine->mutex);
+	return status;
+}
+
+bool kvpi_engine_settle_in(kvpi_engine *engine)
+{
+	bool up;
+
+	pthread_mutex_lock(&engine->mutex);
+	up = engine->in.status == KVP_OK;
+	engine->in_may_return = !up;
+	pthread_mutex_unlock(&engine->mutex);
+	return up;
+}
+
+kvp_status kvpi_engine_flush(kvpi_engine *engine, int64_t deadline_ns)
+{
+	kvp_status status = KVP_OK;
+	uint64_t last;
+
+	pthread_mutex_lock(&engine->mutex);
+	last = engine->submitted;
+	while (engine->open_low <= last && !engine->ended && status == KVP_OK)
+		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
+			status = KVP_E_TIMEOUT;
+	if (engine->open_low > last)
+		status = KVP_OK;
+	if (status != KVP_OK) {
+		status = kvpi_error(KVP_E_TIMEOUT, "sends are still under way");
+	} else if (engine->first_failure != KVP_OK) {
+		status = kvpi_error_set(engine->first_failure, engine->first_failure_text);
+		engine->first_failure = KVP_OK;
+	}
+	pthread_mutex_unlock(&engine->mutex);
+	return status;
+}
+
+/* ---- the worker ------------------------------------------------------------------------------------- */
+
+static void take_in(kvpi_engine *engine, kvp_request *request, bool failed, int64_t now)
+{
+	if (request->kind == KVPI_REQUEST_SEND) {
+		/* Cannot fail: the heap has room for all that is admitted. */
+		(void)kvpi_tx_add(&engine->tx, &request->item, now);
+		return;
+	}
+	kvpi_rx_post_add(&engine->rx, &request->post);
+	if (!request->post.alone && (request->stale || failed))
+		kvpi_rx_cancel(&engine->rx, &request->post, KVP_E_CANCELED, "a receive posted before this one failed", now);
+}
+
+static void cancel_sends(kvpi_engine *engine, bool all, int64_t now)
+{
+	KVPI_LIST_FOREACH(pos, next, &engine->tx.items) {
+		kvpi_tx_item *item = KVPI_CONTAINER_OF(pos, kvpi_tx_item, node);
+
+		if (all || atomic_load(&KVPI_CONTAINER_OF(item, kvp_request, item)->cancel_wanted))
+			kvpi_tx_cancel(&engine->tx, item, KVP_E_CANCELED, "the send was canceled",
+			               "it was canceled at the sender", now);
+	}
+}
+
+static void cancel_posts(kvpi_engine *engine, kvpi_list *posts, int64_t now)
+{
+	for (kvpi_list *pos = posts->next; pos != posts;) {
+		kvpi_rx_post *post = KVPI_CONTAINER_OF(pos, kvpi_rx_post, node);
+
+		if (atomic_load(&KVPI_CONTAINER_OF(post, kvp_request, post)->cancel_wanted)) {
+			kvpi_rx_cancel(&engine->rx, post, KVP_E_CANCELED, "the receive was canceled", now);
+			pos = posts->next; /* others went with it */
+		} else {
+			pos = pos->next;
+		}
+	}
+}
+
+static void take_orders(kvpi_engine *engine, int64_t now)
+{
+	/* Before the inbox: whoever cancels handed the request in before that. */
+	bool cancel = atomic_exchange(&engine->cancel_wanted, false);
+	bool dial, closed, cancel_all, failed;
+	kvp_status out_status, in_status;
+	kvpi_list inbox;
+	kvpi_list *node;
+
+	kvpi_list_init(&inbox);
+	pthread_mutex_lock(&engine->mutex);
+	while ((node = kvpi_list_first(&engine->inbox)) != NULL) {
+		kvpi_list_remove(node);
+		kvpi_list_append(&inbox, node);
+	}
+	dial = engine->dial_wanted;
+	closed = engine->closed;
+	failed = engine->posts_failed;
+	cancel_all = engine->cancel_all;
+	engine->cancel_all = false;
+	out_status = engine->out.status;
+	in_status = engine->in.status;
+	pthread_mutex_unlock(&engine->mutex);
+
+	while ((node = kvpi_list_first(&inbox)) != NULL) {
+		kvpi_list_remove(node);
+		take_in(engine, KVPI_CONTAINER_OF(node, kvp_request, inbox), failed, now);
+	}
+	if (dial)
+		kvpi_link_dial(engine, now);
+	/* Handed in before the link's end was published. */
+	if (out_status < 0 && !kvpi_list_empty(&engine->tx.items))
+		kvpi_tx_fail(&engine->tx, out_status, engine->out.text, now);
+	if (in_status < 0)
+		kvpi_rx_fail(&engine->rx, in_status, engine->in.text, now);
+	if (closed)
+		kvpi_rx_fail(&engine->rx, KVP_E_CLOSED, "the handle was closed", now);
+	if (cancel || cancel_all) {
+		cancel_sends(engine, cancel_all, now);
+		cancel_posts(engine, &engine->rx.posts, now);
+		cancel_posts(engine, &engine->rx.peeks, now);
+	}
+}
+
+static void publish(kvpi_engine *engine)
+{
+	uint64_t low = kvpi_tx_open_low(&engine->tx);
+
+	atomic_store_explicit(&engine->metrics.retransmissions, engine->tx.retransmissions, memory_order_relaxed);
+	atomic_store_explicit(&engine->metrics.protocol_errors,
+	                      engine->bad_messages + kvpi_hub_protocol_errors(engine->hub), memory_order_relaxed);
+	/* open_low is written here alone, so it may be read without the lock. */
+	if (low == engine->open_low)
+		return;
+	pthread_mutex_lock(&engine->mutex);
+	engine->open_low = low;
+	pthread_cond_broadcast(&engine->changed);
+	pthread_mutex_unlock(&engine->mutex);
+}
+
+bool kvpi_engine_step(kvpi_engine *engine)
+{
+	int64_t now = kvpi_now(engine->clock);
+	bool more;
+
+	engine->busy = false;
+	take_orders(engine, now);
+	more = kvpi_hub_step(engine->hub, now);
+	for (size_t i = 0; i < engine->plane_count; i++)
+		more = engine->planes[i].ops->progress(engine->planes[i].plane, STEP_BUDGET_BYTES) || more;
+	now = kvpi_now(engine->clock);
+	kvpi_link_repair(&engine->out, now);
+	kvpi_link_repair(&engine->in, now);
+	kvpi_tx_step(&engine->tx, now);
+	kvpi_rx_step(&engine->rx, now);
+	kvpi_link_settle(engine, now);
+	publish(engine);
+	return more || engine->busy;
+}
+
+int64_t kvpi_engine_next(const kvpi_engine *engine)
+{
+	int64_t times[] = {kvpi_hub_next(engine->hub), kvpi_tx_next(&engine->tx), kvpi_rx_next(&engine->rx),
+	                   engine->out.reconnect_ns, engine->in.reconnect_ns};
+	int64_t at = KVPI_NEVER;
+
+	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
+		at = times[i] < at ? times[i] : at;
+	return at;
+}
+
+/* Sleeps until something can have happened.  A plane that is busy though its last progress call found nothing to do
+ * waits for a device: that cannot wake us, so we look again after a nap, each longer than the one before. */
+static void rest(kvpi_engine *engine, int64_t *nap_ns)
+{
+	struct pollfd fds[FDS_MAX] = {{engine->wakeup.fd, POLLIN, 0}};
+	int64_t now = kvpi_now(engine->clock);
+	int64_t left = kvpi_engine_next(engine);
+	struct timespec timeout;
+	bool busy = !kvpi_list_empty(&engine->settling);
+	int hub_fds = kvpi_hub_arm(engine->hub, fds + 1, FDS_MAX - KVPI_ENGINE_PLANES_MAX - 1);
+	int count;
+
+	if (hub_fds < 0)
+		return;
+	count = 1 + hub_fds;
+	for (size_t i = 0; i < engine->plane_count; i++) {
+		int fd = -1;
+
+		if (!engine->planes[i].ops->arm(engine->planes[i].plane, &fd))
+			busy = true;
+		if (fd >= 0)
+			fds[count++] = (struct pollfd){fd, POLLIN, 0};
+	}
+	left = left == KVPI_NEVER ? KVPI_NS_PER_S * 3600 : left > now ? left - now : 0;
+	if (busy)
+		left = left < *nap_ns ? left : *nap_ns;
+	*nap_ns = !busy ? NAP_FIRST_NS : *nap_ns * 2 < NAP_MOST_NS ? *nap_ns * 2 : NAP_MOST_NS;
+	timeout = (struct timespec){left / KVPI_NS_PER_S, left % KVPI_NS_PER_S};
+	if (ppoll(fds, (nfds_t)count, &timeout, NULL) < 0 && errno != EINTR)
+		KVPI_LOG(ERROR, "engine", "ppoll: %m");
+}
+
+static bool stopped(kvpi_engine *engine)
+{
+	bool stop;
+
+	pthread_mutex_lock(&engine->mutex);
+	stop = engine->stop;
+	pthread_mutex_unlock(&engine->mutex);
+	return stop;
+}
+
+static void *work(void *arg)
+{
+	kvpi_engine *engine = arg;
+	int64_t nap_ns = NAP_FIRST_NS;
+	bool abandoned;
+
+	for (;;) {
+		/* First of all: what is posted from here on wakes the next rest, what was posted before is seen below. */
+		kvpi_wakeup_clear(&engine->wakeup);
+		if (stopped(engine))
+			break;
+		if (kvpi_engine_step(engine))
+			nap_ns = NAP_FIRST_NS;
+		else
+			rest(engine, &nap_ns);
+	}
+	pthread_mutex_lock(&engine->mutex);
+	engine->left = true;
+	abandoned = engine->abandoned;
+	pthread_mutex_unlock(&engine->mutex);
+	if (abandoned)
+		kvpi_engine_tidy(engine);
+	return NULL;
+}
+
+kvp_status kvpi_engine_start(kvpi_engine *engine)
+{
+	kvp_status status = kvpi_thread_start(&engine->thread, "kvp-worker", work, engine);
+
+	engine->threaded = status == KVP_OK;
+	return status;
+}
