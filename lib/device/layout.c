@@ -55,7 +55,7 @@ static void cursor_pass(cursor *c, uint64_t n)
 	if (d > 0 && (layout->ids == NULL || layout->id_dim != d - 1) &&
 	    c->index[d - 1] + 1 < layout->dim[d - 1].count) {
 		c->index[d - 1]++;
-		c->at += layout->dim[d - 1].stride - layout->block_bytes;
+		c->at = c->at - layout->block_bytes + layout->dim[d - 1].stride;
 		return;
 	}
 	while (d-- > 0) {
