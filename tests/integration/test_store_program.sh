@@ -97,7 +97,7 @@ until_true "$patience_s" has_client || fail "the waiting get does not reach the 
 kill -9 "$(pid_of store)"
 wait_exit waiter
 [ "$status" = 1 ] || fail "a get from a killed store ended with $status"
-grep -Eq 'kvp_store_(open|wait): .*(did not answer|no connection|nothing listens)' "$tmp/waiter.err" ||
+grep -Eq 'kvp_store_(open|wait): .*(did not answer|no store answered|no connection|nothing listens)' "$tmp/waiter.err" ||
   fail "a get from a killed store did not say so"
 
 echo "mistakes"
