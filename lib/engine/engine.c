@@ -9,7 +9,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #define STAGING_BYTES (UINT64_C(4) << 20)
 #define JOIN_MS 10000
@@ -213,7 +212,7 @@ err_free:
 /* Tells the worker to leave and waits for it, but not without end: false leaves it the tidying up. */
 static bool join(kvpi_engine *engine)
 {
-	struct timespec until;
+	int64_t deadline_ns = kvpi_deadline_ms(kvpi_now(&kvpi_clock_real), JOIN_MS);
 	bool left;
 
 	pthread_mutex_lock(&engine->mutex);
@@ -222,21 +221,20 @@ static bool join(kvpi_engine *engine)
 	if (!engine->threaded)
 		return true;
 	kvpi_wakeup_post(&engine->wakeup);
-	clock_gettime(CLOCK_MONOTONIC, &until); /* a wall clock may be set in between */
-	until.tv_sec += JOIN_MS / 1000;
-	if (pthread_clockjoin_np(engine->thread, NULL, CLOCK_MONOTONIC, &until) == 0)
-		return true;
-	KVPI_LOG(ERROR, "engine", "the worker of %s did not stop within %d ms and is left behind", engine->me.name,
-	         JOIN_MS);
 	pthread_mutex_lock(&engine->mutex);
+	while (!engine->left && kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
+		continue;
 	left = engine->left;
-	engine->abandoned = !left;
-	engine->on_room = NULL; /* whom it would tell goes away now */
-	if (!left)
+	if (!left) {
+		KVPI_LOG(ERROR, "engine", "the worker of %s did not stop within %d ms and is left behind",
+		         engine->me.name, JOIN_MS);
+		engine->abandoned = true;
+		engine->on_room = NULL; /* whom it would tell goes away now */
 		pthread_detach(engine->thread);
+	}
 	pthread_mutex_unlock(&engine->mutex);
 	if (left)
-		pthread_join(engine->thread, NULL); /* it came just now */
+		pthread_join(engine->thread, NULL);
 	return left;
 }
 

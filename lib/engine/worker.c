@@ -374,6 +374,7 @@ static void *work(void *arg)
 	}
 	pthread_mutex_lock(&engine->mutex);
 	engine->left = true;
+	pthread_cond_broadcast(&engine->changed);
 	abandoned = engine->abandoned;
 	pthread_mutex_unlock(&engine->mutex);
 	if (abandoned)
