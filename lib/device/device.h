@@ -81,8 +81,8 @@ typedef struct kvpi_device_ops {
 	kvp_status (*write_word)(int device, void *stream, uint64_t *word, uint64_t value);
 
 	/* A list of up to `capacity` entries.  fill copies the entries for the next enqueue or replay; enqueue
-	 * queues the wait on a user stream, bounded by timeout_ns from the moment it starts to wait; cancel ends waits that are
-	 * under way with FAILED; result is of the last one that ended. */
+	 * queues the wait on a user stream, bounded by timeout_ns from the moment it starts to wait; cancel ends the
+	 * waits that are under way or queued with FAILED, not later ones; result is of the last one that ended. */
 	kvp_status (*wait_list_new)(int device, size_t capacity, kvpi_wait_list **list);
 	void (*wait_list_free)(kvpi_wait_list *list); /* no wait may be queued any more */
 	kvp_status (*wait_list_fill)(kvpi_wait_list *list, const kvpi_wait_entry *entries, size_t count);
@@ -100,7 +100,8 @@ typedef struct kvpi_device_ops {
  * are always done (record gives an event that is reached), copy copies at once. */
 const kvpi_device_ops *kvpi_device_find(kvp_memory memory);
 
-/* Resolves AUTO by asking every device, checks that an explicit kind is there.  KVP_E_UNSUPPORTED with a sentence. */
+/* Resolves AUTO by asking every device, checks that an explicit kind is there: KVP_E_UNSUPPORTED with a sentence,
+ * KVP_E_INVALID when the pointer (not NULL) is not memory of that kind. */
 kvp_status kvpi_device_resolve(const void *ptr, kvp_memory *memory, int *device);
 
 #endif

@@ -185,7 +185,7 @@ kvp_status kvpi_fake_memory_import(int device, const kvpi_export *in, void **ptr
 	if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(in->fd, &st) < 0)
 		return kvpi_error(KVP_E_INVALID, "fake device: the descriptor %d is not exported memory", in->fd);
 	if (in->bytes == 0 || in->offset > (uint64_t)st.st_size || in->bytes > (uint64_t)st.st_size - in->offset)
-		return kvpi_error(KVP_E_INVALID, "fake device: %llu bytes at %llu are not inside of the exported memory",
+		return kvpi_error(KVP_E_INVALID, "fake device: %llu bytes at %llu are not inside of what was exported",
 		    (unsigned long long)in->bytes, (unsigned long long)in->offset);
 	status = enter(device, in->fd, (uint64_t)st.st_size, true, &a);
 	if (status != KVP_OK)

@@ -50,9 +50,9 @@ typedef struct kvpi_plane_caps {
 
 typedef enum kvpi_event_kind {
 	KVPI_PLANE_CONNECTED, /* conn: both ends have shown the token */
-	KVPI_PLANE_LOST,      /* conn, status, text: no bytes flow any more; no DONE follows for what was outstanding.
-	                         The accepting end's conn stays and may see CONNECTED again; the connecting end hangs up
-	                         and connects anew */
+	KVPI_PLANE_LOST,      /* conn, status, text: no bytes flow any more; no SENT or RECEIVED follows for what was
+	                         outstanding, and its memory here is not touched any more.  The accepting end's conn
+	                         stays and may see CONNECTED again; the connecting end hangs up and connects anew */
 	KVPI_PLANE_SENT,      /* conn, id: a put's source memory was read for the last time */
 	KVPI_PLANE_RECEIVED,  /* conn, id: all bytes of a posted destination are in place */
 	KVPI_PLANE_NOTIFIED   /* conn, data, len (borrowed): a notify, after all data submitted before it */
@@ -105,11 +105,12 @@ typedef struct kvpi_plane_ops {
 	const char *name;
 	int preference; /* higher is tried first */
 
-	/* May the two ends use this plane?  Pure, any thread: decides on facts alone.  KVP_OK or KVP_E_UNSUPPORTED; in both
-	 * cases why[] (0-ended) says why in a few words: "same process", "the peer is another process". */
+	/* May the two ends use this plane?  Pure, any thread: decides on facts alone.  KVP_OK or KVP_E_UNSUPPORTED; in
+	 * both cases why[] (0-ended) says why in a few words: "same process", "the peer is another process". */
 	kvp_status (*judge)(const kvpi_facts *mine, const kvpi_facts *theirs, char *why, size_t why_len);
 
-	/* Opens for one endpoint (listening, if it listens).  KVP_E_SYSTEM, KVP_E_NOMEM, KVP_E_UNSUPPORTED (this machine cannot). */
+	/* Opens for one endpoint (listening, if it listens).  KVP_E_SYSTEM, KVP_E_NOMEM, KVP_E_UNSUPPORTED (this
+	 * machine cannot), KVP_E_INVALID (bind_host, staging_bytes). */
 	kvp_status (*open)(const kvpi_plane_params *params, kvpi_plane **plane, kvpi_plane_caps *caps);
 	/* Hangs up everything.  Afterwards no memory of any transfer is touched by this end. */
 	void (*close)(kvpi_plane *plane);
@@ -118,7 +119,9 @@ typedef struct kvpi_plane_ops {
 	kvp_status (*address)(kvpi_plane *plane, void *out, size_t *len);
 
 	/* The accepting end expects a peer that shows `token`; the connecting end shows it.  Both return at once with the
-	 * connection; CONNECTED or LOST follows. */
+	 * connection; CONNECTED or LOST follows.  A second connect under the token of a living connection takes its
+	 * place: the accepting end sees LOST, then CONNECTED.  accept: KVP_E_CONFLICT (the token is expected already).
+	 * connect: KVP_E_INVALID or KVP_E_UNSUPPORTED for an address that makes no sense here; it comes from the peer. */
 	kvp_status (*accept)(kvpi_plane *plane, const unsigned char token[KVPI_PLANE_TOKEN_BYTES], void *conn_user,
 	                     kvpi_conn **conn);
 	kvp_status (*connect)(kvpi_plane *plane, const void *address, size_t len,
@@ -137,8 +140,8 @@ typedef struct kvpi_plane_ops {
 	kvp_status (*attach)(kvpi_conn *conn, const void *exported, size_t len, int fd, kvpi_region **region);
 	void (*detach)(kvpi_conn *conn, kvpi_region *region);
 
-	/* Begins a transfer whose memory is here.  KVP_E_AGAIN: too many outstanding, nothing was taken; KVP_E_PEER_LOST: not
-	 * connected; KVP_E_UNSUPPORTED: memory kind or direction. */
+	/* Begins a transfer whose memory is here.  KVP_E_AGAIN: too many outstanding, nothing was taken;
+	 * KVP_E_PEER_LOST: not connected; KVP_E_UNSUPPORTED: memory kind or direction. */
 	kvp_status (*submit)(kvpi_conn *conn, const kvpi_transfer *transfer);
 
 	/* Two-sided planes: the destination of the put that the peer will submit under this id.  Same codes; allowed before
@@ -152,8 +155,8 @@ typedef struct kvpi_plane_ops {
 	/* Ends a submitted or posted transfer, if it has not ended (both, if this end has one of each under this id).
 	 * QUIESCENT: its memory is not touched any more.  QUARANTINED: a device copy that was queued here is under way
 	 * and cannot be revoked; asked again after a later progress, cancel says QUIESCENT once it has ended.  Either way
-	 * no event of the transfer follows.  It may cost the connection (LOST follows at the next progress) when bytes are
-	 * half-way out. */
+	 * no event of the transfer follows.  It may cost the connection (LOST follows at the next progress) when bytes
+	 * are half-way out. */
 	kvp_receipt (*cancel)(kvpi_conn *conn, kvpi_transfer_id id);
 
 	/* Moves up to about `budget` bytes and reports events.  Returns true when there may be more to do at once. */

@@ -310,8 +310,10 @@ START_TEST(both_directions_at_once)
 		mem[i] = rig_mem_new(KVP_MEMORY_HOST, 20 * bytes, (uint64_t)i);
 	/* The same ids both ways: each direction counts for itself. */
 	for (uint64_t i = 0; i < 20; i++) {
-		const kvpi_layout to_a = rig_bytes(mem[0], i * bytes, bytes), to_b = rig_bytes(mem[1], i * bytes, bytes);
-		const kvpi_layout from_a = rig_bytes(mem[2], i * bytes, bytes), from_b = rig_bytes(mem[3], i * bytes, bytes);
+		const kvpi_layout to_a = rig_bytes(mem[0], i * bytes, bytes);
+		const kvpi_layout to_b = rig_bytes(mem[1], i * bytes, bytes);
+		const kvpi_layout from_a = rig_bytes(mem[2], i * bytes, bytes);
+		const kvpi_layout from_b = rig_bytes(mem[3], i * bytes, bytes);
 
 		rig_post(&r->a, i, &to_a);
 		rig_post(&r->b, i, &to_b);
@@ -332,7 +334,8 @@ END_TEST
 
 START_TEST(unsupported_is_refused_and_changes_nothing)
 {
-	static const kvp_memory kinds[] = {KVP_MEMORY_AUTO, KVP_MEMORY_HOST, KVP_MEMORY_CUDA, KVP_MEMORY_FAKE, (kvp_memory)9};
+	static const kvp_memory kinds[] = {
+	    KVP_MEMORY_AUTO, KVP_MEMORY_HOST, KVP_MEMORY_CUDA, KVP_MEMORY_FAKE, (kvp_memory)9};
 	rig *r = rig_new_connected(_i, 0);
 	rig_mem *mem = rig_mem_new(KVP_MEMORY_HOST, 4096, 1);
 	kvpi_layout layout = rig_bytes(mem, 0, 100);

@@ -492,7 +492,8 @@ START_TEST(a_failing_device_ends_the_connection)
 	/* 0: the event that the put follows; 1..: the n-th copy of the library's own. */
 	for (unsigned n = 0; n < 6; n++) {
 		rig *r = rig_new_connected(_i, 65536);
-		rig_mem *src = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 1), *dst = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 2);
+		rig_mem *src = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 1);
+		rig_mem *dst = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 2);
 		rig_mem *plain = rig_mem_new(KVP_MEMORY_HOST, 1u << 20, 3);
 		const kvpi_layout source = rig_bytes(src, 0, 200000), target = rig_bytes(dst, 0, 200000);
 		const kvpi_layout from = rig_bytes(plain, 0, 200000), to = rig_bytes(plain, 500000, 200000);
@@ -532,7 +533,8 @@ START_TEST(memory_runs_out_under_way)
 	unsigned lost = 0;
 
 	for (unsigned n = 1; n < 90; n++) {
-		rig_mem *src = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 1), *dst = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 2);
+		rig_mem *src = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 1);
+		rig_mem *dst = rig_mem_new(KVP_MEMORY_FAKE, 1u << 20, 2);
 		const kvpi_layout source = rig_bytes(src, 0, 100000), target = rig_bytes(dst, 0, 100000);
 		rig_mem *sources[] = {src, src}, *targets[] = {dst, dst};
 		rig *r = rig_new_connected(_i, 65536);
@@ -572,7 +574,8 @@ START_TEST(memory_runs_out_under_way)
 END_TEST
 
 KIT_MAIN_WITH("conformance endings", rig_plane_count(), NULL, cancel_a_put_at_each_step, cancel_a_post_at_each_step,
-    cancel_and_hangup_at_each_step, cancel_one_of_many, hangup_at_each_step, hangup_from_inside_each_event, close_with_everything_under_way,
+    cancel_and_hangup_at_each_step, cancel_one_of_many, hangup_at_each_step, hangup_from_inside_each_event,
+    close_with_everything_under_way,
     a_put_without_a_post_is_dropped, a_put_of_another_length_ends_the_connection,
     memory_is_not_touched_before_its_event, memory_is_quiet_when_lost_is_told, a_failing_device_ends_the_connection,
     memory_runs_out_under_way)

@@ -46,7 +46,8 @@ typedef struct rig {
 
 int rig_plane_count(void);
 
-/* Opens both ends of plane number `index` of the registry, not connected; staging_bytes as in the plane's parameters. */
+/* Opens both ends of plane number `index` of the registry, not connected; staging_bytes as in the plane's
+ * parameters. */
 rig *rig_new(int index, uint64_t staging_bytes);
 /* The same, connected. */
 rig *rig_new_connected(int index, uint64_t staging_bytes);
