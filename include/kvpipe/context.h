@@ -21,6 +21,8 @@ typedef struct kvp_context kvp_context;
 typedef struct kvp_context_options {
 	size_t size;    /* filled by kvp_context_options_init */
 	int io_threads; /* ZeroMQ I/O threads, 1..8; default 1 (control traffic only) */
+	const char *key_file; /* the cluster key, read now: everything made in this context authenticates with it.
+	                         Default NULL: the file named by KVPIPE_KEY_FILE, if that is set; else no key */
 } kvp_context_options;
 
 /*

@@ -55,8 +55,16 @@ typedef struct kvp_pipe_options {
 	const char *kv_buffer_device; /* "auto" (default), "cpu": host memory only, "cuda": refused, no plane carries it yet */
 	int store_timeout_ms; /* KVP_TIMEOUT_DEFAULT, and the time a request has; default 300,000 */
 	int heartbeat_ms;     /* sign-of-life interval; a peer silent for three is lost; default 1000, 10..60000 */
-	const char *bind_host; /* where data and control listen; default "127.0.0.1"; loopback only */
-	const char *planes;   /* allowed data planes, comma-separated; the best of them that works is taken; "" = all */
+	const char *bind_host; /* where data and control listen: an address, a host name or the name of a network
+	                          interface ("eth0"); default "127.0.0.1".  Anything but loopback needs a cluster key */
+	const char *planes;   /* allowed data planes, comma-separated, in the order of preference; "" = all */
+	const char *advertise_host; /* what peers are told to connect to; default NULL: the address that is bound */
+	const char *port_range; /* ports to listen on, "5000-5100", for firewalls; default "": the system chooses */
+	int tcp_streams;      /* plane tcp: parallel connections per direction, 1..16; default 1 */
+	int checksum;         /* 1: plane tcp carries a digest of every payload (docs/wire.md); default 0 */
+	int poll_us;          /* the pipe's thread, and calls that wait for it, look this many microseconds for news before
+	                         they sleep, 0..1000000; default 0.  Costs a core; for latency */
+	int worker_cpu;       /* the CPU on which the pipe's thread runs; default -1: any */
 } kvp_pipe_options;
 
 KVP_API void kvp_pipe_options_init_sized(kvp_pipe_options *options, size_t size);

@@ -88,7 +88,7 @@ static const kvpi_session_ops session_ops = {
     .ended = peer_ended,
 };
 
-kvp_status kvpi_hub_new(kvp_context *context, const char *bind_host, const kvpi_identity *me,
+kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const kvpi_identity *me,
                         const kvpi_hub_ops *ops, void *user, kvpi_hub **out)
 {
 	kvpi_hub *hub = KVPI_NEW(kvpi_hub);
@@ -103,7 +103,7 @@ kvp_status kvpi_hub_new(kvp_context *context, const char *bind_host, const kvpi_
 	hub->user = user;
 	kvpi_list_init(&hub->peers);
 	kvpi_buf_init(&hub->out);
-	snprintf(bind, sizeof(bind), strchr(bind_host, ':') ? "[%s]:0" : "%s:0", bind_host);
+	snprintf(bind, sizeof(bind), strchr(listen->bind_host, ':') ? "[%s]:0" : "%s:0", listen->bind_host);
 	hub->reader = kvpi_msg_reader_new();
 	if (hub->reader == NULL) {
 		status = kvpi_error_nomem("a message reader");

@@ -7,6 +7,7 @@
 #define KVPI_CONTROL_HUB_H
 
 #include "control/session.h"
+#include "wire/addr.h"
 #include "wire/zsock.h"
 #include <kvpipe/context.h>
 #include <poll.h>
@@ -35,8 +36,8 @@ typedef struct kvpi_hub_ops {
 	void (*ended)(void *user, kvpi_session *session, kvp_status status, const char *text);
 } kvpi_hub_ops;
 
-/* Binds the ROUTER at bind_host, a port of the system's choice.  Borrows identity and ops.  Returns owned. */
-kvp_status kvpi_hub_new(kvp_context *context, const char *bind_host, const kvpi_identity *me,
+/* Binds the ROUTER where `listen` says.  Borrows identity and ops.  Returns owned. */
+kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const kvpi_identity *me,
                         const kvpi_hub_ops *ops, void *user, kvpi_hub **hub);
 
 /* Says goodbye on every open session (without `ended`), closes, frees.  NULL is fine. */

@@ -84,7 +84,9 @@ static void close_planes(kvpi_engine *engine)
 static kvp_status open_planes(kvpi_engine *engine, const kvpi_engine_params *params)
 {
 	kvpi_plane_params plane_params = {.context = engine->context,
-	                                  .bind_host = params->bind_host,
+	                                  .listen = params->listen,
+	                                  .streams = params->tcp_streams,
+	                                  .checksum = params->checksum,
 	                                  .staging_bytes = STAGING_BYTES,
 	                                  .on_event = kvpi_link_plane_event,
 	                                  .wake = wake,
@@ -174,7 +176,7 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 	status = kvpi_admission_init(&engine->items, KVPI_ENGINE_ITEMS_MAX, KVPI_ENGINE_ITEMS_MAX / 2, room, engine);
 	if (status != KVP_OK)
 		goto err_fini_bytes;
-	status = kvpi_hub_new(engine->context, params->bind_host, &engine->me, &kvpi_link_hub_ops, engine,
+	status = kvpi_hub_new(engine->context, &params->listen, &engine->me, &kvpi_link_hub_ops, engine,
 	                      &engine->hub);
 	if (status != KVP_OK)
 		goto err_fini_items;

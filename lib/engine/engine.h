@@ -110,8 +110,12 @@ typedef struct kvpi_engine_params {
 	kvp_context *context; /* held by the engine */
 	const char *name;     /* for people */
 	const char *compat_text;
-	const char *bind_host;
+	kvpi_listen listen;  /* where hub and planes listen */
 	const char *planes; /* comma-separated, "" = all */
+	int tcp_streams;
+	bool checksum;
+	int64_t poll_ns;    /* look for news this long before sleeping */
+	int worker_cpu;     /* -1: any */
 	int heartbeat_ms;
 	uint64_t buffer_bytes;
 	const kvpi_clock *clock; /* NULL: the real one */

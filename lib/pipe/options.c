@@ -26,6 +26,13 @@ static const kvpi_option rows[] = {
      .help = "sign-of-life interval, milliseconds; three missed and the peer is lost"},
     {FIELD(bind_host), .type = KVPI_OPT_STRING, .def_text = "127.0.0.1", .help = "where data and control listen"},
     {FIELD(planes), .type = KVPI_OPT_STRING, .def_text = "", .help = "allowed data planes, comma-separated"},
+    {FIELD(advertise_host), .type = KVPI_OPT_STRING, .help = "what peers are told to connect to"},
+    {FIELD(port_range), .type = KVPI_OPT_STRING, .def_text = "", .help = "ports to listen on, first-last"},
+    {FIELD(tcp_streams), .type = KVPI_OPT_INT, .min = 1, .max = 16, .def = 1, .help = "parallel tcp connections"},
+    {FIELD(checksum), .type = KVPI_OPT_BOOL, .def = 0, .help = "tcp carries a digest of every payload"},
+    {FIELD(poll_us), .type = KVPI_OPT_INT, .min = 0, .max = 1000000, .def = 0,
+     .help = "look for news this long before sleeping, microseconds"},
+    {FIELD(worker_cpu), .type = KVPI_OPT_INT, .min = -1, .max = 4095, .def = -1, .help = "CPU of the pipe's thread"},
 };
 
 const kvpi_option_table kvpi_pipe_option_table = {

@@ -20,13 +20,14 @@
 #include "base/hostid.h"
 #include "device/device.h"
 #include "device/layout.h"
+#include "wire/addr.h"
 #include <kvpipe/context.h>
 #include <kvpipe/pipe.h>
 #include <kvpipe/status.h>
 
 #define KVPI_PLANE_ADDRESS_MAX 1024
 #define KVPI_PLANE_TOKEN_BYTES 16
-#define KVPI_PLANE_NOTIFY_MAX 4096
+#define KVPI_PLANE_NOTIFY_MAX 9216
 #define KVPI_PLANE_NAME_MAX 32
 
 typedef struct kvpi_plane kvpi_plane;   /* one opened plane of one endpoint; each plane's own struct */
@@ -77,7 +78,9 @@ typedef struct kvpi_plane_event {
 
 typedef struct kvpi_plane_params {
 	kvp_context *context;  /* held by the endpoint longer than the plane */
-	const char *bind_host; /* where to listen; loopback, or with a key anything */
+	kvpi_listen listen;    /* where to listen, and what address() tells; loopback, or with a key anything */
+	int streams;           /* parallel connections per direction, where the plane has such; 1..16, 0 = 1 */
+	bool checksum;         /* carry a digest of every payload (wire/digest.h) and check it, where bytes cross a wire */
 	uint64_t staging_bytes; /* bound of bounce buffers for memory that the plane cannot reach directly */
 	void (*on_event)(void *user, const kvpi_plane_event *event);
 	void (*wake)(void *user); /* any thread: makes the worker call progress() soon */

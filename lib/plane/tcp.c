@@ -91,7 +91,7 @@ static kvp_status open_descriptors(kvpi_plane *plane)
 	kvp_status status;
 
 	snprintf(addr.host, sizeof(addr.host), "%s",
-	    plane->params.bind_host != NULL ? plane->params.bind_host : "127.0.0.1");
+	    plane->params.listen.bind_host);
 	status = kvpi_addr_check_bind(&addr);
 	if (status != KVP_OK)
 		return status;

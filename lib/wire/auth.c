@@ -10,6 +10,8 @@
 _Static_assert(crypto_generichash_BYTES_MIN <= KVPI_HASH_BYTES &&
                    KVPI_HASH_BYTES <= crypto_generichash_BYTES_MAX,
     "BLAKE2b gives digests of this length");
+_Static_assert(crypto_generichash_KEYBYTES_MIN <= KVPI_MAC_KEY_MIN && KVPI_MAC_KEY_MAX <= crypto_generichash_KEYBYTES_MAX,
+    "BLAKE2b takes keys of these lengths");
 
 kvp_status kvpi_auth_init(void)
 {
@@ -39,6 +41,11 @@ void kvpi_hash(const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES]
 {
 	/* Fails only for lengths that the assertion above rules out. */
 	(void)crypto_generichash(out, KVPI_HASH_BYTES, bytes, len, NULL, 0);
+}
+
+void kvpi_mac(const void *key, size_t key_len, const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES])
+{
+	(void)crypto_generichash(out, KVPI_HASH_BYTES, bytes, len, key, key_len); /* key lengths: see the assertion */
 }
 
 bool kvpi_secret_equal(const void *a, const void *b, size_t len)

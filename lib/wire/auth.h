@@ -12,6 +12,8 @@
 
 #define KVPI_UUID_BYTES 16
 #define KVPI_HASH_BYTES 32
+#define KVPI_MAC_KEY_MIN 16
+#define KVPI_MAC_KEY_MAX 64
 
 /* Any thread; once is enough, more do no harm.  KVP_E_SYSTEM if libsodium cannot start. */
 kvp_status kvpi_auth_init(void);
@@ -21,6 +23,9 @@ uint64_t kvpi_random_u64(void);          /* never 0 */
 
 /* BLAKE2b-256. */
 void kvpi_hash(const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES]);
+
+/* Keyed BLAKE2b-256 over `len` bytes: shows that one knows the key, and cannot be made without it. */
+void kvpi_mac(const void *key, size_t key_len, const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES]);
 
 /* Constant time. */
 bool kvpi_secret_equal(const void *a, const void *b, size_t len);

@@ -619,7 +619,7 @@ START_TEST(out_of_memory_changes_nothing)
 	rig_mem *mem = rig_mem_new(KVP_MEMORY_HOST, 4096, 1);
 	const kvpi_layout layout = rig_bytes(mem, 0, 100), target = rig_bytes(mem, 1000, 100);
 	const kvpi_transfer send = rig_transfer(1, 1, &layout), receive = rig_transfer(1, 1, &target);
-	const kvpi_plane_params params = {.context = r->context, .bind_host = "127.0.0.1"};
+	const kvpi_plane_params params = {.context = r->context, .listen = {.bind_host = "127.0.0.1"}};
 	unsigned char other[KVPI_PLANE_TOKEN_BYTES] = {5};
 	char address[KVPI_PLANE_ADDRESS_MAX];
 	kvpi_plane *plane = NULL;

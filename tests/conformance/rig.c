@@ -48,7 +48,7 @@ static void wake(void *user)
 static void open_end(rig *r, rig_end *end, uint64_t staging_bytes)
 {
 	const kvpi_plane_params params = {.context = r->context,
-	    .bind_host = "127.0.0.1",
+	    .listen = {.bind_host = "127.0.0.1"},
 	    .staging_bytes = staging_bytes,
 	    .on_event = on_event,
 	    .wake = wake,

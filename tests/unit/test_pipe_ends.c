@@ -535,7 +535,7 @@ static void *wake_often(void *arg)
 
 START_TEST(a_worker_always_hears_the_stop)
 {
-	kvpi_engine_params params = {.name = "e", .compat_text = "c", .bind_host = "127.0.0.1", .planes = "self",
+	kvpi_engine_params params = {.name = "e", .compat_text = "c", .listen = {.bind_host = "127.0.0.1"}, .worker_cpu = -1, .planes = "self",
 	                             .heartbeat_ms = 1000, .buffer_bytes = 1};
 
 	for (int round = 0; round < 1000; round++) {

@@ -790,10 +790,10 @@ START_TEST(only_loopback_is_bound)
 	size_t len = 0;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
-		params.bind_host = bad[i];
+		params.listen.bind_host = bad[i];
 		KIT_STATUS(ops->open(&params, &plane, &caps), KVP_E_INVALID);
 	}
-	params.bind_host = NULL;
+	params.listen.bind_host = "127.0.0.1";
 	params.staging_bytes = 100;
 	KIT_STATUS(ops->open(&params, &plane, &caps), KVP_E_INVALID);
 	ck_assert_ptr_null(plane);
@@ -812,7 +812,7 @@ START_TEST(ipv6_works_where_it_is)
 	const bool there = fd >= 0 && bind(fd, (const struct sockaddr *)&at, sizeof(at)) == 0;
 	const kvpi_plane_ops *ops = kvpi_plane_find("tcp", 3);
 	const unsigned char token[KVPI_PLANE_TOKEN_BYTES] = {1};
-	kvpi_plane_params params = {.on_event = ignore, .bind_host = "::1"};
+	kvpi_plane_params params = {.on_event = ignore, .listen = {.bind_host = "::1"}};
 	kvpi_plane_caps caps;
 	kvpi_plane *plane;
 	kvpi_conn *conn;
