@@ -94,13 +94,29 @@ static void end_older(
 	}
 }
 
+/* Waits sent before send number `order` go out once more: nothing is changed by them, and a store that changes its
+ * cluster key breaks every connection, which nobody should have to notice. */
+static void ask_again(kvpi_store_calls *calls, uint64_t order)
+{
+	KVPI_LIST_FOREACH (pos, nxt, &calls->pending) {
+		kvpi_store_call *call = KVPI_CONTAINER_OF(pos, kvpi_store_call, pending);
+
+		if (!call->harmless || call->order == 0 || call->order >= order)
+			continue;
+		call->order = 0;
+		kvpi_list_append(&calls->unsent, &call->unsent);
+	}
+}
+
 static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply)
 {
-	if (calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number)
+	if (calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number) {
+		ask_again(calls, calls->ping_order);
 		end_older(calls, calls->ping_order, KVP_E_STORE_LOST,
 		    "the connection to the store broke and was renewed meanwhile; the call may or "
 		    "may not "
 		    "have taken place");
+	}
 	calls->connection = reply->number;
 }
 
