@@ -92,6 +92,7 @@ static const kvpi_metric core_metrics[] = {
     REQUESTS(compare_set),
     REQUESTS(delete),
     REQUESTS(list),
+    REQUESTS(gather),
     {"kvpipe_store_expired_keys_total", "Keys whose time to live ran out.", KVPI_METRIC_COUNTER,
         offsetof(kvpi_store_stats, expired)},
     {"kvpipe_store_wait_timeouts_total", "Parked calls that ran out of time.", KVPI_METRIC_COUNTER,
@@ -100,6 +101,8 @@ static const kvpi_metric core_metrics[] = {
         offsetof(kvpi_store_stats, keys)},
     {"kvpipe_store_bytes", "Bytes of keys and values.", KVPI_METRIC_GAUGE,
         offsetof(kvpi_store_stats, bytes)},
+    {"kvpipe_store_gathers", "Gatherings that come together, or whose answers can be had again.",
+        KVPI_METRIC_GAUGE, offsetof(kvpi_store_stats, gathers)},
     {"kvpipe_store_parked_waits", "Calls that wait for keys.", KVPI_METRIC_GAUGE,
         offsetof(kvpi_store_stats, waits)},
 };
