@@ -13,7 +13,10 @@
 #include "base/thread.h"
 #include "store/link.h"
 #include "store/probe.h"
+#include "wire/auth.h"
+#include <stdatomic.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,6 +38,8 @@ struct kvp_store {
 	kvpi_store_link *link;
 	int timeout_ms; /* what KVP_TIMEOUT_DEFAULT means */
 	char *url;
+	uint64_t random;            /* this handle's own */
+	_Atomic uint64_t additions; /* so far */
 };
 
 static const kvpi_option option_rows[] = {
@@ -175,8 +180,7 @@ kvp_status kvpi_store_explain(
 kvp_status kvpi_store_exchange(const kvp_store *store, kvpi_msg *msg, kvpi_store_reader reader,
     void *user, uint64_t incarnation, int64_t deadline_ns, kvpi_store_call *call)
 {
-	memset(call, 0, offsetof(kvpi_store_call, sentence) + 1); /* not the whole of the sentence */
-	memset(&call->pending, 0, sizeof(*call) - offsetof(kvpi_store_call, pending));
+	memset(call, 0, sizeof(*call));
 	call->id = kvpi_store_link_id(store->link);
 	call->deadline_ns = deadline_ns;
 	call->parks = msg->id == KVPI_MSG_store_get && msg->u.store_get.wait_ms > 0;
@@ -185,6 +189,8 @@ kvp_status kvpi_store_exchange(const kvp_store *store, kvpi_msg *msg, kvpi_store
 	call->incarnation = incarnation;
 	call->read_reply = reader;
 	call->user = user;
+	call->repeats = msg->id == KVPI_MSG_store_gather;
+	call->add = msg->id == KVPI_MSG_store_add ? msg : NULL;
 	msg->u.store_ping.id = call->id; /* all requests begin with it: core.c asserts that */
 	call->status = kvpi_msg_encode(msg, &call->frame);
 	if (call->status == KVP_OK)
@@ -270,6 +276,10 @@ static kvp_status set_up(kvp_store *store, kvp_context *context, const char *url
 	store->url = kvpi_strdup(url);
 	if (store->url == NULL)
 		return kvpi_error_nomem("a store handle");
+	status = kvpi_auth_init();
+	if (status != KVP_OK)
+		return status;
+	store->random = kvpi_random_u64();
 	status = kvpi_context_hold(context, &store->context);
 	if (status != KVP_OK)
 		return status;
@@ -438,14 +448,21 @@ kvp_status kvp_store_add(
     kvp_store *store, const char *key, int64_t delta, int64_t *sum, int timeout_ms)
 {
 	static const char name[] = "kvp_store_add";
-	kvpi_msg msg = {
-	    .id = KVPI_MSG_store_add, .u.store_add = {.key = kvpi_view_text(key), .delta = delta}};
+	kvpi_msg msg = {.id = KVPI_MSG_store_add,
+	    .u.store_add = {.key = kvpi_view_text(key),
+	        .delta = delta,
+	        .present = KVPI_HAS(store_add, once)}};
+	uint64_t once[2] = {0};
 	answer a = {0};
 	int ms = 0;
 	kvp_status status = begin(store, name, key, timeout_ms, &ms);
 
 	if (status != KVP_OK)
 		return status;
+	/* Unlike any other's, of this client and of all others. */
+	once[0] = store->random;
+	once[1] = atomic_fetch_add(&store->additions, 1);
+	msg.u.store_add.once = kvpi_view_of(once, sizeof(once));
 	status = ask(store, name, key, &msg, &a, ms);
 	if (status == KVP_OK && sum != NULL)
 		*sum = a.number;

@@ -258,7 +258,8 @@ static void lead(kvpi_store_link *link, const kvpi_store_call *own)
 		in = receive(link, own);
 		if (own->done || link->closed || kvpi_now(&kvpi_clock_real) >= own->deadline_ns)
 			break;
-		if (in != INTAKE_MORE)
+		/* A reply may have shown that something is to be said again. */
+		if (in != INTAKE_MORE && kvpi_store_calls_unsent(&link->calls) == NULL)
 			sleep_as_leader(link, own->deadline_ns, in == INTAKE_TROUBLE);
 	}
 	link->leading = false;

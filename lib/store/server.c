@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/context.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -184,6 +185,9 @@ static kvp_status send_reply(void *user, const kvpi_zid *to, const kvpi_msg_stor
 		if (encode(server, &bare) != KVP_OK)
 			return encoded;
 	}
+	/* As with a connection that breaks: it left, and does not arrive. */
+	if (kvpi_fault("store.reply"))
+		return encoded;
 	status = kvpi_zsock_send(server->sock, to, server->frame.data, server->frame.len);
 	if (status == KVP_E_AGAIN)
 		status = put_into_outbox(server, to);
