@@ -164,9 +164,15 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 		goto err_fini_cond;
 	introduce(engine, params);
 	init_links(engine);
+	kvpi_buf_init(&engine->frame);
+	engine->reader = kvpi_msg_reader_new();
+	if (engine->reader == NULL) {
+		status = kvpi_error_nomem("a message reader");
+		goto err_release;
+	}
 	status = kvpi_heap_reserve(&engine->tx.expiry, KVPI_ENGINE_ITEMS_MAX);
 	if (status != KVP_OK)
-		goto err_release;
+		goto err_free_reader;
 	status = kvpi_wakeup_init(&engine->wakeup);
 	if (status != KVP_OK)
 		goto err_fini_tx;
@@ -201,6 +207,8 @@ err_fini_wakeup:
 	kvpi_wakeup_fini(&engine->wakeup);
 err_fini_tx:
 	kvpi_tx_fini(&engine->tx);
+err_free_reader:
+	kvpi_msg_reader_free(engine->reader);
 err_release:
 	kvpi_context_release(engine->context);
 err_fini_cond:
@@ -269,6 +277,7 @@ void kvpi_engine_tidy(kvpi_engine *engine)
 	kvpi_tx_fail(&engine->tx, KVP_E_CLOSED, "the handle was freed", now);
 	kvpi_rx_fail(&engine->rx, KVP_E_CLOSED, "the handle was freed", now);
 	kvpi_link_settle(engine, now);
+	kvpi_link_farewell(engine, now);
 	kvpi_hub_free(engine->hub, now);
 	close_planes(engine);
 	kvpi_metrics_remove(kvpi_context_metrics(engine->context), &engine->metric_source);
@@ -276,6 +285,9 @@ void kvpi_engine_tidy(kvpi_engine *engine)
 	kvpi_admission_fini(&engine->bytes);
 	kvpi_wakeup_fini(&engine->wakeup);
 	kvpi_tx_fini(&engine->tx);
+	kvpi_msg_reader_free(engine->reader);
+	kvpi_buf_fini(&engine->frame);
+	free(engine->rx.room);
 	pthread_cond_destroy(&engine->changed);
 	pthread_mutex_destroy(&engine->mutex);
 	kvpi_context_release(engine->context);

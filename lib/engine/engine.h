@@ -45,6 +45,7 @@ typedef struct kvpi_link {
 	kvpi_engine_plane *plane;
 	kvpi_conn *conn;
 	bool conn_up, conn_lost; /* lost: to be hung up after the plane's progress call */
+	atomic_bool direct;      /* announcements and states go over the data connection; any thread may look */
 	unsigned char address[KVPI_PLANE_ADDRESS_MAX], token[KVPI_PLANE_TOKEN_BYTES];
 	size_t address_len;
 	int64_t reconnect_ns, backoff_ns; /* KVPI_NEVER when there is nothing to do */
@@ -72,6 +73,10 @@ struct kvpi_engine {
 	kvpi_link out, in;
 	kvpi_tx tx;
 	kvpi_rx rx;
+	kvpi_msg_reader *reader; /* of what comes on data connections */
+	kvpi_msg msg;
+	kvpi_buf frame;          /* what goes out on them */
+	unsigned char packed[KVPI_LINK_INLINE_MAX];
 	bool busy; /* this step gave a plane something to do */
 	kvpi_list settling;                /* requests that are over but for a device copy that cannot be revoked */
 	kvpi_transfer_id quarantined;      /* the transfer that a plane's cancel last said that of */
@@ -190,6 +195,7 @@ void kvpi_link_dial(kvpi_engine *engine, int64_t now);
 void kvpi_link_repair(kvpi_link *link, int64_t now); /* hang up what was lost, connect again when due */
 void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t now);
 void kvpi_link_drop(kvpi_link *link); /* hangs the data connection up: nothing here touches memory any more */
+void kvpi_link_farewell(kvpi_engine *engine, int64_t now); /* when all has ended: what the sender must still know */
 void kvpi_link_settle(kvpi_engine *engine, int64_t now); /* ends requests whose device copies have ended */
 
 /* engine.c: what remains when the worker has left. */
