@@ -396,6 +396,7 @@ void kvpi_link_dial(kvpi_engine *engine, int64_t now)
 		kvpi_hub_hangup(engine->hub, link->session, KVP_E_CANCELED, "dialled again", now);
 	link->session = NULL;
 	kvpi_link_drop(link);
+	engine->hub_wanted = true;
 	status = kvpi_hub_dial(engine->hub, url, link->service, engine->plane_names, engine->plane_count, link, now,
 	                       deadline_ns, &link->session);
 	if (status != KVP_OK)
