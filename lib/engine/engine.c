@@ -135,6 +135,7 @@ static void init_links(kvpi_engine *engine)
 	engine->out.engine = engine->in.engine = engine;
 	engine->out.status = engine->in.status = KVP_PENDING;
 	engine->out.reconnect_ns = engine->in.reconnect_ns = KVPI_NEVER;
+	engine->out.gone_ns = engine->in.gone_ns = KVPI_NEVER;
 	kvpi_tx_init(&engine->tx, &kvpi_link_tx_ops, engine, repeat_ns);
 	kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, repeat_ns);
 	engine->open_low = 1;
@@ -150,11 +151,6 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 	if (engine == NULL)
 		return kvpi_error_nomem("an engine");
 	engine->clock = params->clock ? params->clock : &kvpi_clock_real;
-	status = kvpi_engine_check_cpu(params->worker_cpu);
-	if (status != KVP_OK) {
-		free(engine);
-		return status;
-	}
 	engine->worker_cpu = params->worker_cpu;
 	/* With one CPU, whoever looks for news keeps those from running who make them. */
 	engine->poll_ns = kvpi_engine_cpus() > 1 ? params->poll_ns : 0;
