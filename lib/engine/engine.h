@@ -51,6 +51,7 @@ typedef struct kvpi_link {
 	int64_t reconnect_ns, backoff_ns; /* KVPI_NEVER when there is nothing to do */
 	int64_t gone_ns; /* the peer is proven gone: over then, unless it has said goodbye; KVPI_NEVER */
 	char lost_text[256];
+	atomic_bool locked_out; /* any thread: the last session ended for the reason of that name (session.h) */
 	/* published */
 	kvp_status status; /* KVP_PENDING: not up yet; KVP_OK; else why it is over */
 	char text[KVPI_ERROR_MAX];
