@@ -10,10 +10,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* How each plane of the registry is tried.  What the wrapper fault does here is what plane.h allows any plane to do:
- * the suite must not notice. */
+/* How the suite runs over each plane of the registry.  What the wrapper fault does here is what plane.h allows any
+ * plane to do: nobody must notice. */
 static const char *const ways[] = {"%s", "fault(%s; seed=3; delay=200us; reorder=200; again=100)", "trace(%s)"};
 #define WAYS ((int)(sizeof(ways) / sizeof(ways[0])))
+
+/* What it runs over besides. */
+static const struct {
+	const char *name;
+	rig_settings settings;
+} extra[] = {
+    {"tcp", {.streams = 4, .checksum = true}},
+    {"trace(fault(self; seed=5; delay=100us))", {.streams = 0}},
+};
+#define EXTRA ((int)(sizeof(extra) / sizeof(extra[0])))
 
 static int registered(void)
 {
@@ -26,7 +36,16 @@ static int registered(void)
 
 int rig_plane_count(void)
 {
-	return registered() * WAYS;
+	return WAYS * registered() + EXTRA;
+}
+
+int rig_plane_find(const char *name)
+{
+	int index = 0;
+
+	while (strcmp(kvpi_plane_registry()[index]->name, name) != 0)
+		index++;
+	return index;
 }
 
 /* ---- by chance refused ---- */
@@ -100,10 +119,12 @@ static void wake(void *user)
 	kvpi_wakeup_post(&((rig_end *)user)->wakeup);
 }
 
-static void open_end(rig *r, rig_end *end, uint64_t staging_bytes)
+static void open_end(rig *r, rig_end *end, rig_settings settings, uint64_t staging_bytes)
 {
 	const kvpi_plane_params params = {.context = r->context,
 	    .listen = {.bind_host = "127.0.0.1"},
+	    .streams = settings.streams,
+	    .checksum = settings.checksum,
 	    .staging_bytes = staging_bytes,
 	    .on_event = on_event,
 	    .wake = wake,
@@ -124,22 +145,35 @@ kvp_status rig_open(const rig *r, const kvpi_plane_params *params, const kvpi_pl
 
 rig *rig_new(int index, uint64_t staging_bytes)
 {
+	const int count = registered();
+	char name[128];
+
+	ck_assert_int_lt(index, rig_plane_count());
+	if (index >= WAYS * count) {
+		index -= WAYS * count;
+		return rig_new_of(extra[index].name, extra[index].settings, extra[index].settings, staging_bytes);
+	}
+	snprintf(name, sizeof(name), ways[index / count], kvpi_plane_registry()[index % count]->name);
+	return rig_new_of(name, (rig_settings){.streams = 0}, (rig_settings){.streams = 0}, staging_bytes);
+}
+
+rig *rig_new_of(const char *name, rig_settings a, rig_settings b, uint64_t staging_bytes)
+{
 	static uint64_t number;
 	rig *r = calloc(1, sizeof(*r));
 	kvpi_plane_spec specs[KVPI_PLANE_SPECS_MAX];
-	char list[128];
 	size_t count;
 
 	ck_assert_ptr_nonnull(r);
-	snprintf(list, sizeof(list), ways[index / registered()], kvpi_plane_registry()[index % registered()]->name);
-	KIT_OK(kvpi_plane_specs_parse(list, specs, &count));
+	snprintf(r->list, sizeof(r->list), "%s", name);
+	KIT_OK(kvpi_plane_specs_parse(r->list, specs, &count));
 	ck_assert_uint_eq(count, 1);
 	r->spec = specs[0];
 	r->budget = RIG_BUDGET;
 	kit_random_fill(r->token, sizeof(r->token), ++number);
 	KIT_OK(kvpi_context_hold(NULL, &r->context));
-	open_end(r, &r->a, staging_bytes);
-	open_end(r, &r->b, staging_bytes);
+	open_end(r, &r->a, a, staging_bytes);
+	open_end(r, &r->b, b, staging_bytes);
 	return r;
 }
 

@@ -39,6 +39,7 @@ struct rig_end {
 typedef struct rig {
 	const kvpi_plane_ops *ops; /* a copy that outlives the planes; submit, post_recv and notify are asked again where the
 	                              wrapper fault refuses them by chance */
+	char list[128]; /* what names it, in the option `planes` */
 	kvpi_plane_spec spec;
 	kvp_context *context;
 	uint64_t budget;
@@ -46,11 +47,19 @@ typedef struct rig {
 	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
 } rig;
 
-/* The planes that the suite runs over: each of the registry, bare, and then wrapped. */
+/* As in the plane's parameters. */
+typedef struct rig_settings {
+	int streams;
+	bool checksum;
+} rig_settings;
+
+/* The planes of the registry as they come, behind them each of them wrapped, and some with other settings. */
 int rig_plane_count(void);
+int rig_plane_find(const char *name); /* as it comes */
 
 /* Opens both ends of plane number `index`, not connected; staging_bytes as in the plane's parameters. */
 rig *rig_new(int index, uint64_t staging_bytes);
+rig *rig_new_of(const char *name, rig_settings a, rig_settings b, uint64_t staging_bytes); /* wrapped or not */
 /* The same, connected. */
 rig *rig_new_connected(int index, uint64_t staging_bytes);
 void rig_free(rig *rig); /* in whatever state */
