@@ -30,6 +30,11 @@ void kvpi_rx_init(kvpi_rx *rx, const kvpi_rx_ops *ops, void *user, int64_t repea
 	rx->state_ns = rx->retry_ns = KVPI_NEVER;
 }
 
+static unsigned char *room_of(const kvpi_rx *rx, const kvpi_rx_slot *slot)
+{
+	return rx->room + slot->seq % KVPI_LINK_WINDOW * KVPI_LINK_INLINE_MAX;
+}
+
 static kvpi_transfer_id id_of(const kvpi_rx_slot *slot)
 {
 	return (kvpi_transfer_id){slot->seq, slot->attempt};
@@ -113,6 +118,7 @@ void kvpi_rx_post_add(kvpi_rx *rx, kvpi_rx_post *post)
 
 kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 {
+	const bool has_data = (announce->present & KVPI_HAS(announce, data)) != 0;
 	kvpi_rx_slot *slot = slot_at(rx, announce->seq);
 	kvp_tensor tensor;
 
@@ -135,6 +141,10 @@ kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 			return kvpi_error(KVP_E_PROTOCOL, "tensor %" PRIu64 " announced with a description that is none",
 			                  announce->seq);
 	}
+	if (has_data && (announce->data.len == 0 || announce->data.len > KVPI_LINK_INLINE_MAX ||
+	                 announce->data.len != kvp_tensor_bytes(slot->state == KVPI_SLOT_EMPTY ? &tensor : &slot->tensor)))
+		return kvpi_error(KVP_E_PROTOCOL, "tensor %" PRIu64 " announced with %zu bytes, which is not what it has",
+		                  announce->seq, announce->data.len);
 	if (slot->state == KVPI_SLOT_EMPTY) {
 		memset(slot, 0, sizeof(*slot));
 		slot->state = KVPI_SLOT_ANNOUNCED;
@@ -144,6 +154,10 @@ kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 		while (rx->seen < rx->delivered + KVPI_LINK_WINDOW &&
 		       slot_at(rx, rx->seen + 1)->state != KVPI_SLOT_EMPTY && slot_at(rx, rx->seen + 1)->seq == rx->seen + 1)
 			rx->seen++;
+	}
+	if (has_data && rx->room != NULL && !slot->kept) {
+		memcpy(room_of(rx, slot), announce->data.data, announce->data.len);
+		slot->kept = true;
 	}
 	if (announce->present & KVPI_HAS(announce, withdrawn)) {
 		slot->withdrawn = (kvp_status)announce->withdrawn;
@@ -218,7 +232,8 @@ static void hand_over(kvpi_rx *rx, kvpi_rx_slot *slot, int64_t now)
 {
 	kvp_status status;
 
-	if (kvp_tensor_bytes(&slot->tensor) == 0) {
+	if (kvp_tensor_bytes(&slot->tensor) == 0 ||
+	    (slot->kept && rx->ops->fill(rx->user, slot->post, room_of(rx, slot)))) {
 		slot->arrived = true;
 		slot->post->arrived_ns = now;
 		return;
@@ -337,6 +352,7 @@ void kvpi_rx_session(kvpi_rx *rx, bool up)
 void kvpi_rx_conn(kvpi_rx *rx, bool up)
 {
 	rx->conn_up = up;
+	rx->dirty = true; /* what was said on the old connection may be lost */
 	if (up)
 		return;
 	for (size_t i = 0; i < KVPI_LINK_WINDOW; i++) {
@@ -349,7 +365,7 @@ void kvpi_rx_conn(kvpi_rx *rx, bool up)
 	}
 }
 
-static bool send_state(kvpi_rx *rx, int64_t now)
+bool kvpi_rx_tell(kvpi_rx *rx, int64_t now)
 {
 	uint64_t grants[2 * KVPI_LINK_WINDOW];
 	kvpi_msg_state state = {.seen = rx->seen, .delivered = rx->delivered, .grants = {grants, 0}};
@@ -386,7 +402,7 @@ void kvpi_rx_step(kvpi_rx *rx, int64_t now)
 	expire(rx, &rx->peeks, now);
 	if (!rx->session_up || (!rx->dirty && now < rx->state_ns))
 		return;
-	if (send_state(rx, now)) {
+	if (kvpi_rx_tell(rx, now)) {
 		rx->dirty = false;
 		/* Grants that stand are told again: a lost STATE must not cost a transfer. */
 		rx->state_ns = kvpi_list_empty(&rx->posts) ? KVPI_NEVER : now + rx->repeat_ns;

@@ -67,7 +67,7 @@ static kvp_status make_send(kvp_pipe *pipe, const kvp_tensor *tensor, const kvp_
                             kvp_request **out)
 {
 	kvp_request *request;
-	kvp_status status = kvpi_request_new(KVPI_REQUEST_SEND, &request);
+	kvp_status status = kvpi_request_new(pipe->engine->requests, KVPI_REQUEST_SEND, &request);
 
 	if (status != KVP_OK)
 		return status;
@@ -235,7 +235,7 @@ static kvp_status submit(kvp_pipe *pipe, kvpi_request_kind kind, const kvp_tenso
                          bool alone, const char *call, kvp_request **out)
 {
 	kvp_request *request;
-	kvp_status status = kvpi_request_new(kind, &request);
+	kvp_status status = kvpi_request_new(pipe->engine->requests, kind, &request);
 
 	if (status != KVP_OK)
 		return status;
