@@ -30,6 +30,8 @@ void kvpi_store_calls_add(kvpi_store_calls *calls, kvpi_store_call *call)
 {
 	kvpi_list_append(&calls->pending, &call->pending);
 	kvpi_list_append(&calls->unsent, &call->unsent);
+	if (call->incarnation != 0 && call->incarnation != atomic_load(&calls->incarnation))
+		kvpi_store_calls_end(calls, call, KVP_E_STORE_RESTARTED, "");
 }
 
 void kvpi_store_calls_remove(kvpi_store_call *call)

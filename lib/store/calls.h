@@ -31,6 +31,7 @@ typedef struct kvpi_store_call {
 	uint64_t id; /* from kvpi_store_calls_id; the frame has it, too */
 	kvpi_buf frame;
 	int64_t deadline_ns;
+	uint64_t incarnation; /* of the store it is meant for; 0: any */
 	bool parks;    /* may be parked at the server: a wait or a take */
 	bool harmless; /* a wait: changes nothing at the server, so its silence may be a time-out */
 	/* Reads the reply, on the thread that got it, and says how the call ends. */
@@ -65,6 +66,7 @@ typedef struct kvpi_store_calls {
 void kvpi_store_calls_init(kvpi_store_calls *calls, void (*on_done)(kvpi_store_call *call));
 uint64_t kvpi_store_calls_id(kvpi_store_calls *calls);
 
+/* Ends it at once, KVP_E_STORE_RESTARTED, when it is meant for another incarnation than the one last heard. */
 void kvpi_store_calls_add(kvpi_store_calls *calls, kvpi_store_call *call);
 void kvpi_store_calls_remove(kvpi_store_call *call); /* done or not */
 

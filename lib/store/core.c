@@ -9,6 +9,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "store/gather.h"
 #include "store/keys.h"
 #include <stdio.h>
 #include <string.h>
@@ -40,6 +41,7 @@ struct kvpi_store_core {
 	kvpi_store_sink sink;
 	uint64_t incarnation;
 	kvpi_store_keys keys;
+	kvpi_store_gathers *gathers;
 	kvpi_map *waits; /* the parked ones, by client and id */
 	kvpi_heap timers;
 	kvpi_list ready;
@@ -71,6 +73,11 @@ kvpi_store_core *kvpi_store_core_new(
 		kvpi_store_core_free(core);
 		return NULL;
 	}
+	core->gathers = kvpi_store_gathers_new(seed + 2, incarnation, &core->sink, &core->keys);
+	if (core->gathers == NULL) {
+		kvpi_store_core_free(core);
+		return NULL;
+	}
 	return core;
 }
 
@@ -82,6 +89,7 @@ void kvpi_store_core_free(kvpi_store_core *core)
 
 	if (core == NULL)
 		return;
+	kvpi_store_gathers_free(core->gathers);
 	kvpi_heap_fini(&core->timers);
 	kvpi_store_keys_fini(&core->keys);
 	while (core->waits != NULL && kvpi_map_next(core->waits, &cursor, &name, &len, &parked))
@@ -95,12 +103,18 @@ kvpi_store_stats *kvpi_store_core_stats(kvpi_store_core *core)
 	return &core->stats;
 }
 
+static size_t parked(const kvpi_store_core *core)
+{
+	return kvpi_map_count(core->waits) + kvpi_store_gathers_parked(core->gathers);
+}
+
 static void publish_gauges(kvpi_store_core *core)
 {
 	atomic_store_explicit(&core->stats.keys, core->keys.existing, memory_order_relaxed);
 	atomic_store_explicit(&core->stats.bytes, core->keys.bytes, memory_order_relaxed);
-	atomic_store_explicit(
-	    &core->stats.waits, kvpi_map_count(core->waits), memory_order_relaxed);
+	atomic_store_explicit(&core->stats.waits, parked(core), memory_order_relaxed);
+	atomic_store_explicit(&core->stats.gathers, kvpi_store_gathers_count(core->gathers),
+	    memory_order_relaxed);
 }
 
 /* ---- replies ---- */
@@ -226,10 +240,9 @@ static kvp_status park(kvpi_store_core *core, wait *w, kvpi_views names, int64_t
 	const wait_name name = name_wait(&w->client, w->id);
 	kvp_status status;
 
-	if (kvpi_map_count(core->waits) >= core->max_waits)
+	if (parked(core) >= core->max_waits)
 		return kvpi_error(KVP_E_TOO_LARGE,
-		    "the store is full: %zu calls are parked, the most that may",
-		    kvpi_map_count(core->waits));
+		    "the store is full: %zu calls are parked, the most that may", parked(core));
 	if (kvpi_map_get(core->waits, name.bytes, name.len) != NULL)
 		return kvpi_error(KVP_E_INVALID, "a call with this id is parked already");
 
@@ -554,6 +567,7 @@ BEGINS_WITH_ID(store_add);
 BEGINS_WITH_ID(store_compare_set);
 BEGINS_WITH_ID(store_delete);
 BEGINS_WITH_ID(store_list);
+BEGINS_WITH_ID(store_gather);
 
 kvp_status kvpi_store_core_handle(
     kvpi_store_core *core, const kvpi_zid *client, const kvpi_msg *msg, int64_t now_ns)
@@ -561,7 +575,8 @@ kvp_status kvpi_store_core_handle(
 	kvpi_msg_store_reply reply;
 	kvp_status status = KVP_OK;
 
-	if (msg->id < KVPI_MSG_store_open || msg->id > KVPI_MSG_store_list)
+	if (msg->id < KVPI_MSG_store_open || msg->id > KVPI_MSG_store_gather ||
+	    msg->id == KVPI_MSG_store_reply)
 		return kvpi_error(
 		    KVP_E_PROTOCOL, "%s is not a request to a store", kvpi_msg_name(msg->id));
 	kvpi_counter_add(&core->stats.requests[msg->id - KVPI_MSG_store_open], 1);
@@ -573,6 +588,12 @@ kvp_status kvpi_store_core_handle(
 		status = handle_get(core, client, &msg->u.store_get, now_ns);
 		if (status == KVP_OK)
 			goto done; /* replies itself, now or later */
+		break;
+	case KVPI_MSG_store_gather:
+		status = kvpi_store_gathers_handle(core->gathers, client, &msg->u.store_gather,
+		    parked(core) < core->max_waits ? core->max_waits - parked(core) : 0, now_ns);
+		if (status == KVP_OK)
+			goto done; /* likewise */
 		break;
 	case KVPI_MSG_store_cancel:
 		handle_cancel(core, client, msg->u.store_cancel.id);
@@ -626,6 +647,8 @@ void kvpi_store_core_advance(kvpi_store_core *core, int64_t now_ns)
 		free(w);
 		kvpi_counter_add(&core->stats.wait_timeouts, 1);
 	}
+	kvpi_counter_add(
+	    &core->stats.wait_timeouts, kvpi_store_gathers_advance(core->gathers, now_ns));
 	publish_gauges(core);
 }
 
@@ -633,6 +656,8 @@ int64_t kvpi_store_core_deadline(const kvpi_store_core *core)
 {
 	const kvpi_heap_node *node = kvpi_heap_peek(&core->timers);
 	const int64_t key_ns = kvpi_store_keys_deadline(&core->keys);
+	const int64_t gather_ns = kvpi_store_gathers_deadline(core->gathers);
+	const int64_t first_ns = key_ns < gather_ns ? key_ns : gather_ns;
 
-	return node != NULL && node->key < key_ns ? node->key : key_ns;
+	return node != NULL && node->key < first_ns ? node->key : first_ns;
 }
