@@ -23,7 +23,10 @@ static void run(void (*run_seed)(uint64_t seed), uint64_t seed)
 void sim_run(void (*run_seed)(uint64_t seed), const uint64_t *regressions)
 {
 	const char *one = getenv("KVP_SIM_SEED"), *many = getenv("KVP_SIM_SEEDS");
-	uint64_t count = many != NULL ? strtoull(many, NULL, 10) : 1000;
+	uint64_t count = getenv("KVP_SANITIZERS") != NULL ? 200 : 1000;
+
+	if (many != NULL)
+		count = strtoull(many, NULL, 10);
 
 	atexit(tell_seed); /* a failed check leaves the test's process by exit */
 	if (one != NULL) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * How the simulations run: KVP_SIM_SEEDS=n worlds (1000), each from its own seed, or with KVP_SIM_SEED=n that one
+ * How the simulations run: KVP_SIM_SEEDS=n worlds (1000; 200 under a sanitizer), each from its own seed, or with KVP_SIM_SEED=n that one
  * alone.  A world that fails says how to see it again.
  */
 #ifndef KVP_TESTS_SIM_SEEDS_H

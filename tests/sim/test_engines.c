@@ -25,7 +25,7 @@
 #define ENGINES 3
 #define SENDS 40
 #define POSTS 120
-#define BYTES_MAX 3000
+#define BYTES_MAX (KVPI_LINK_INLINE_MAX + 1000)
 #define HEARTBEAT_MS 200
 #define LONG_MS 30000 /* a deadline that only what is stuck misses */
 #define BUDGET (8 * BYTES_MAX)
@@ -34,11 +34,14 @@
 typedef struct job {
 	kvp_request *request;
 	int64_t deadline_ns;
-	uint64_t fill; /* what its memory must hold once it has ended */
-	uint64_t content;
-	size_t len;
+	uint64_t fill;    /* what its memory must hold once it has ended */
+	uint64_t content; /* what a send carries */
+	size_t len;      /* of a send's tensor */
+	size_t capacity; /* of the memory */
 	unsigned char memory[BYTES_MAX];
-	bool none, hurried; /* the end-of-data marker; canceled, or with a short deadline */
+	bool none;    /* the marker, no tensor */
+	bool hurried; /* canceled, or with a short deadline */
+	unsigned plan;      /* receives: which plan this one is part of; 0: none */
 	unsigned ends;
 	kvp_status status, met; /* sends: how the receiver met it; KVP_PENDING: not at all */
 	struct end *of;
@@ -52,6 +55,8 @@ typedef struct end {
 	job sends[SENDS], posts[POSTS];
 	unsigned sent, posted;
 	unsigned met; /* tensors that its receives have met */
+	unsigned plan;         /* of its receives: the present one */
+	const job *broken[POSTS]; /* by plan: the first that failed */
 	int64_t frozen_until_ns;
 	bool closed;
 	char planes[160];
@@ -85,7 +90,7 @@ static void take_back(job *j, kvp_status status)
 	SIM_CHECK(j->ends == 0, "a request ended twice");
 	j->ends++;
 	j->status = status;
-	kit_random_fill(j->memory, sizeof(j->memory), j->fill);
+	kit_random_fill(j->memory, j->capacity, j->fill);
 }
 
 static void send_done(void *user, kvp_status status)
@@ -102,9 +107,14 @@ static void recv_done(void *user, kvp_status status)
 	job *j = user;
 	end *from = previous_of(j->of);
 
+	const job **broken = &j->of->broken[j->plan];
+
+	if (status != KVP_OK && status != KVP_E_WITHDRAWN && (*broken == NULL || j < *broken))
+		*broken = j;
 	if (status == KVP_OK || status == KVP_E_WITHDRAWN) {
 		job *sent = &from->sends[j->of->met++];
 
+		SIM_CHECK(j->plan == 0 || *broken == NULL || j < *broken, "a plan went on behind a receive that failed");
 		SIM_CHECK(j->of->met <= from->sent, "more was received than sent");
 		SIM_CHECK(sent->met == KVP_PENDING, "a tensor was met twice");
 		if (status == KVP_E_WITHDRAWN)
@@ -125,15 +135,13 @@ static void job_init(job *j, end *of, kvpi_request_kind kind, void (*done)(void 
 	int64_t now = kvpi_now(&of->world->clock);
 
 	memset(j, 0, offsetof(job, memory));
-	j->ends = 0;
 	j->of = of;
 	j->status = j->met = KVP_PENDING;
 	j->fill = 1 + net_draw(UINT64_C(1) << 40);
 	j->content = 1 + net_draw(UINT64_C(1) << 40);
 	j->hurried = net_draw(6) == 0;
-	j->none = false;
 	j->deadline_ns = now + (int64_t)(j->hurried ? net_draw(400) : LONG_MS) * KVPI_NS_PER_MS;
-	KIT_OK(kvpi_request_new(kind, &j->request));
+	KIT_OK(kvpi_request_new(of->engine->requests, kind, &j->request));
 	j->request->begun_ns = now;
 	j->request->done = done;
 	j->request->done_user = j;
@@ -154,9 +162,11 @@ static void send_one(end *e)
 
 	job_init(j, e, KVPI_REQUEST_SEND, send_done);
 	j->none = net_draw(10) == 0;
-	j->len = j->none ? 0 : net_draw(BYTES_MAX + 1);
+	/* Some travel inside of their announcement, some are too long for that. */
+	j->len = j->none ? 0 : net_draw(2) == 0 ? net_draw(500) : KVPI_LINK_INLINE_MAX + 1 + net_draw(1000);
+	j->capacity = j->len;
 	shape[0] = (int64_t)j->len;
-	kit_random_fill(j->memory, sizeof(j->memory), j->content);
+	kit_random_fill(j->memory, j->capacity, j->content);
 	if (j->none)
 		kvp_tensor_init_none(&j->request->tensor);
 	else
@@ -189,19 +199,22 @@ static void post_one(end *e, bool long_one)
 	job_init(j, e, KVPI_REQUEST_RECV, recv_done);
 	if (long_one)
 		j->deadline_ns = kvpi_now(&e->world->clock) + LONG_MS * KVPI_NS_PER_MS;
-	kit_random_fill(j->memory, sizeof(j->memory), 99);
+	j->capacity = sizeof(j->memory);
 	kvp_tensor_init_buffer(&j->request->tensor, j->memory, !long_one && net_draw(30) == 0 ? 10 : BYTES_MAX);
 	j->request->tensor.memory = KVP_MEMORY_HOST;
 	j->request->post.tensor = &j->request->tensor;
 	j->request->post.alone = long_one || net_draw(2) == 0;
+	j->plan = j->request->post.alone ? 0 : e->plan;
 	j->request->post.deadline_ns = j->deadline_ns;
 	status = kvpi_engine_submit(e->engine, j->request);
 	if (status == KVP_OK) {
 		e->posted++;
 		return;
 	}
-	if (status == KVP_E_CANCELED) /* the plan behind a receive that failed is void */
+	if (status == KVP_E_CANCELED) { /* the plan behind a receive that failed is void */
 		kvpi_engine_resume(e->engine);
+		e->plan += e->plan < POSTS - 1;
+	}
 	forget(j);
 }
 
@@ -411,9 +424,9 @@ static void check_end(end *e)
 	SIM_CHECK(open_jobs(e->sends, e->sent) == 0, "%u sends of %d are left", open_jobs(e->sends, e->sent), e->number);
 	SIM_CHECK(open_jobs(e->posts, e->posted) == 0, "receives are left");
 	for (unsigned i = 0; i < e->sent; i++)
-		kit_check_fill(e->sends[i].memory, BYTES_MAX, e->sends[i].fill);
+		kit_check_fill(e->sends[i].memory, e->sends[i].capacity, e->sends[i].fill);
 	for (unsigned i = 0; i < e->posted; i++)
-		kit_check_fill(e->posts[i].memory, BYTES_MAX, e->posts[i].fill);
+		kit_check_fill(e->posts[i].memory, e->posts[i].capacity, e->posts[i].fill);
 	if (e->engine == NULL)
 		return;
 	kvpi_admission_read(&e->engine->bytes, &used, &peak, &refusals);
@@ -455,6 +468,7 @@ static void run_seed(uint64_t seed)
 	for (int i = 0; i < w->count; i++) {
 		w->ends[i].world = w;
 		w->ends[i].number = i;
+		w->ends[i].plan = 1;
 	}
 	for (int i = 0; i < w->count; i++)
 		engine_open(&w->ends[i]);
