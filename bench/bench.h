@@ -26,6 +26,7 @@
 
 #include <jansson.h>
 #include <kvpipe/kvpipe.h>
+#include <kvpipe/memory.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -78,7 +79,8 @@ int bench_finish(bench_run *run, bool good);
 bool bench_complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
 bool bench_failed(const char *what);
 
-/* A sentence that belongs to the results: what was left out and why, which way a pipe went. */
+/* A sentence that belongs to the results: what was left out and why, which way a pipe went.  The same one twice is
+ * kept once. */
 void bench_note(bench_run *run, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* ---- results (stats.c, json.c) ------------------------------------------------------------------- */
@@ -139,6 +141,10 @@ int64_t bench_now_ns(void);
 
 /* Random bytes that depend on the seed; never a page of zeros, which the kernel could share or a copy skip. */
 void bench_fill(void *data, size_t bytes, uint64_t seed);
+
+/* Does dense `data` hold what bench_fill made?  Its first eight bytes may be a stamp and are not looked at.  row > 0: the
+ * rows of so many bytes lay `stride` bytes apart where they were filled (both multiples of 8). */
+bool bench_is_filled(const void *data, size_t bytes, uint64_t seed, size_t row, size_t stride);
 
 /* Page-aligned memory, filled as above.  Returned owned (free); NULL after a complaint. */
 void *bench_buffer(size_t bytes, uint64_t seed);

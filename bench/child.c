@@ -16,14 +16,17 @@
 #include <unistd.h>
 #include <fcntl.h>
 
-/* Not joined yet. */
-static pid_t running[BENCH_CHILDREN_MAX];
+/* Not joined yet, and this process's ends of their pipes. */
+static struct {
+	pid_t pid;
+	int in, out;
+} running[BENCH_CHILDREN_MAX];
 static size_t running_count;
 
 static void forget(pid_t pid)
 {
 	for (size_t i = 0; i < running_count; i++) {
-		if (running[i] == pid) {
+		if (running[i].pid == pid) {
 			running[i] = running[--running_count];
 			return;
 		}
@@ -33,9 +36,9 @@ static void forget(pid_t pid)
 void bench_kill_children(void)
 {
 	for (size_t i = 0; i < running_count; i++)
-		kill(running[i], SIGKILL);
+		kill(running[i].pid, SIGKILL);
 	while (running_count > 0) {
-		while (waitpid(running[running_count - 1], NULL, 0) < 0 && errno == EINTR)
+		while (waitpid(running[running_count - 1].pid, NULL, 0) < 0 && errno == EINTR)
 			;
 		running_count--;
 	}
@@ -85,7 +88,11 @@ be_child(const bench_run *run, pid_t parent, bench_child_main body, void *user, 
 		_exit(EXIT_FAILURE);
 	/* SIGALRM ends the process, whatever it is stuck in. */
 	alarm((unsigned)run->timeout_s);
-	running_count = 0; /* those are siblings */
+	/* Those are siblings: as long as their pipes are open here, they do not hear that their parent has closed them. */
+	while (running_count > 0) {
+		close(running[--running_count].in);
+		close(running[running_count].out);
+	}
 	code = body(user, in, out);
 	fflush(NULL);
 	_exit(code);
@@ -115,11 +122,13 @@ bool bench_spawn(const bench_run *run, bench_child *child, const char *what, ben
 		close(down[1]);
 		be_child(run, parent, body, user, down[0], up[1]);
 	}
-	running[running_count++] = child->pid;
 	close(up[1]);
 	close(down[0]);
 	child->in = up[0];
 	child->out = down[1];
+	running[running_count].pid = child->pid;
+	running[running_count].in = child->in;
+	running[running_count++].out = child->out;
 	child->deadline_ns = bench_now_ns() + (int64_t)run->timeout_s * 1000000000;
 	return true;
 

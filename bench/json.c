@@ -92,14 +92,14 @@ static void print_parameters(json_t *parameters)
 		if (len >= sizeof(text))
 			break;
 	}
-	printf("%-44s", text);
+	printf("%-56s", text);
 }
 
 static void print_result(const bench_result *result, const bench_series *ratio)
 {
 	const bench_spread ours = bench_spread_of(&result->ours), of = bench_spread_of(ratio);
 
-	printf("%-12s", result->name);
+	printf("%-22s", result->name);
 	print_parameters(result->parameters);
 	printf(" %10.4g %-5s", ours.median, result->unit);
 	if (result->peer_name != NULL) {

@@ -235,13 +235,19 @@ void bench_start(bench_run *run, int argc, char **argv, const char *summary, ben
 
 void bench_note(bench_run *run, const char *format, ...)
 {
+	json_t *const notes = json_object_get(run->document, "notes"), *note;
 	char text[2048];
 	va_list args;
+	size_t i;
 
 	va_start(args, format);
 	vsnprintf(text, sizeof(text), format, args);
 	va_end(args);
-	json_array_append_new(json_object_get(run->document, "notes"), json_string(text));
+	json_array_foreach(notes, i, note) {
+		if (strcmp(json_string_value(note), text) == 0)
+			return;
+	}
+	json_array_append_new(notes, json_string(text));
 	if (run->json == NULL || strcmp(run->json, "-") != 0)
 		printf("  note: %s\n", text);
 }

@@ -17,10 +17,10 @@ int64_t bench_now_ns(void)
 	return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* splitmix64 */
-static uint64_t next(uint64_t *state)
+/* Word k of the sequence of a seed: splitmix64, of which each word can be had by itself. */
+static uint64_t word_at(uint64_t seed, uint64_t k)
 {
-	uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+	uint64_t z = seed + (k + 1) * UINT64_C(0x9e3779b97f4a7c15);
 
 	z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
 	z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
@@ -30,14 +30,29 @@ static uint64_t next(uint64_t *state)
 void bench_fill(void *data, size_t bytes, uint64_t seed)
 {
 	unsigned char *at = data;
-	uint64_t state = seed, word;
+	uint64_t k = 0, word;
 
 	for (; bytes >= sizeof(word); bytes -= sizeof(word), at += sizeof(word)) {
-		word = next(&state);
+		word = word_at(seed, k++);
 		memcpy(at, &word, sizeof(word));
 	}
-	word = next(&state);
+	word = word_at(seed, k);
 	memcpy(at, &word, bytes);
+}
+
+bool bench_is_filled(const void *data, size_t bytes, uint64_t seed, size_t row, size_t stride)
+{
+	const unsigned char *const at = data;
+
+	for (size_t i = sizeof(uint64_t); i + sizeof(uint64_t) <= bytes; i += sizeof(uint64_t)) {
+		const size_t from = row > 0 ? i / row * stride + i % row : i;
+		uint64_t word;
+
+		memcpy(&word, at + i, sizeof(word));
+		if (word != word_at(seed, from / sizeof(word)))
+			return false;
+	}
+	return true;
 }
 
 void *bench_buffer(size_t bytes, uint64_t seed)
