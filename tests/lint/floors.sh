@@ -20,10 +20,10 @@ allreduce  share store topology device wire base
 '
 
 # A header from outside, then the only files that may include it. What kvpipe-bench compares the library with has to
-# use the bare thing: that is bench/bare_zmq*.c, and no other file of bench/ may.
+# use the bare thing: that is bench/bare_*.c, and no other file of bench/ may.
 foreign='
-zmq.h           ^(lib/wire/zsock|bench/bare_zmq[a-z_]*)\.c$
-microhttpd.h    ^lib/base/metrics_http\.c$
+zmq.h           ^(lib/wire/zsock|bench/bare_[a-z_]*)\.c$
+microhttpd.h    ^lib/wire/metrics_http\.c$
 sodium.h        ^lib/wire/auth\.c$
 msgpack.h       ^lib/wire/
 nccl.h          ^lib/plane/nccl\.c$
