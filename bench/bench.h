@@ -26,7 +26,6 @@
 
 #include <jansson.h>
 #include <kvpipe/kvpipe.h>
-#include <kvpipe/memory.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
