@@ -71,6 +71,7 @@ struct kvp_metrics_server {
 	/* From here the thread's own, while it runs. */
 	struct MHD_Daemon *daemon;
 	int epoll_fd;
+	bool any_closed; /* since MHD_run was called last */
 	client clients[CONNECTIONS_MAX];
 };
 
@@ -87,6 +88,7 @@ static void on_connection(
 		if (*place != NULL)
 			((client *)*place)->fd = -1;
 		*place = NULL;
+		server->any_closed = true;
 		return;
 	}
 	info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -180,6 +182,11 @@ static void *run(void *arg)
 
 		if (MHD_get_timeout(server->daemon, &wanted) == MHD_YES && (ms < 0 || wanted < (unsigned)ms))
 			ms = wanted < INT_MAX ? (int)wanted : INT_MAX;
+		/* With every place taken libmicrohttpd does not look at its listening socket, and begins to do so again at the
+		 * call after the one that closes a connection. */
+		if (server->any_closed)
+			ms = 0;
+		server->any_closed = false;
 		(void)poll(ready, 2, ms);
 		kvpi_wakeup_clear(&server->wakeup);
 		(void)MHD_run(server->daemon);
@@ -193,7 +200,7 @@ static void *run(void *arg)
 static kvp_status listen_at(const kvp_metrics_server_options *options, int *fd, kvpi_addr *told)
 {
 	char host[256];
-	kvpi_listen listen;
+	kvpi_listen listen = {0};
 	kvpi_addr addr;
 	kvp_status status = kvpi_listen_parse(options->bind, host, &listen);
 
@@ -217,8 +224,7 @@ static kvp_status start_daemon(kvp_metrics_server *server, int fd)
 	if (!kvpi_fault("metrics_http.daemon"))
 		server->daemon = MHD_start_daemon(MHD_USE_EPOLL, 0, NULL, NULL, on_request, server,
 		    MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX,
-		    MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)(LIFE_MS / 1000), MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-		    CONNECTION_BYTES, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_END);
+		    MHD_OPTION_CONNECTION_MEMORY_LIMIT, CONNECTION_BYTES, MHD_OPTION_NOTIFY_CONNECTION, on_connection, server, MHD_OPTION_END);
 	else
 		close(fd);
 	if (server->daemon == NULL) /* it has the socket now, whatever became of it */
