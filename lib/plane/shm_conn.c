@@ -236,16 +236,6 @@ static kvp_status too_much(void)
 	return kvpi_error(KVP_E_AGAIN, "too much is outstanding on this data connection");
 }
 
-/* What can be said at once is: the next round of the worker may be far. */
-static void enqueue_put(kvpi_conn *conn, kvpi_shm_item *item)
-{
-	const bool first = kvpi_list_empty(&conn->puts);
-
-	kvpi_list_append(&conn->puts, &item->node);
-	if (first)
-		(void)kvpi_shm_tx(conn, 0);
-}
-
 kvp_status kvpi_shm_submit(kvpi_conn *conn, const kvpi_transfer *transfer)
 {
 	const kvp_status status = check_transfer(conn, transfer);
@@ -261,7 +251,7 @@ kvp_status kvpi_shm_submit(kvpi_conn *conn, const kvpi_transfer *transfer)
 	if (item == NULL)
 		return kvpi_error_nomem("a transfer");
 	conn->put_count++;
-	enqueue_put(conn, item);
+	kvpi_list_append(&conn->puts, &item->node); /* said in the next round: until then a cancel leaves no trace */
 	return KVP_OK;
 }
 
@@ -466,7 +456,7 @@ bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets)
 		/* What has come is taken before anything is sent: a peer that has gone may have finished before. */
 		more = !conn->closed && kvpi_shm_rx(conn, share);
 	}
-	if (!conn->closed && conn->gone && !more && !held_up_here(conn))
+	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && !more && !held_up_here(conn))
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s",
 		    kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST ? kvpi_channel_why(conn->channel)
 		                                                             : "the peer's process has ended");

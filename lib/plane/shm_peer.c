@@ -8,21 +8,16 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#define PAGE_UNIT 4096u
 #define WORDS_MAX 64 /* of the channel, in one step */
 
 static size_t page_bytes(void)
 {
-	const size_t bytes = offsetof(kvpi_shm_page, ring) + kvpi_ring_bytes(KVPI_SHM_RING_BYTES);
-
-	return (bytes + PAGE_UNIT - 1) & ~(size_t)(PAGE_UNIT - 1);
+	return kvpi_memfd_bytes(offsetof(kvpi_shm_page, ring) + kvpi_ring_bytes(KVPI_SHM_RING_BYTES));
 }
 
 kvp_status kvpi_shm_page_new(kvpi_conn *conn)
@@ -92,18 +87,19 @@ static void violation(kvpi_conn *conn, const char *what)
 	kvpi_shm_fail(conn, KVP_E_PROTOCOL, "the peer sent %s", what);
 }
 
-/* Maps the peer's page, if it cannot be made shorter under our feet. */
-static kvpi_shm_page *map_page(int fd)
+/* Maps the peer's page, which nobody can make shorter under our feet. */
+static kvp_status map_page(kvpi_conn *conn, int fd)
 {
-	const size_t bytes = page_bytes();
-	const int seals = fcntl(fd, F_GET_SEALS);
-	struct stat st;
+	kvp_status status = kvpi_memfd_check(fd, page_bytes());
 	void *base;
 
-	if (seals < 0 || (seals & F_SEAL_SHRINK) == 0 || fstat(fd, &st) < 0 || (uint64_t)st.st_size != bytes)
-		return NULL;
-	base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	return base == MAP_FAILED ? NULL : base;
+	if (status != KVP_OK)
+		return status;
+	base = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (base == MAP_FAILED)
+		return kvpi_error_errno("cannot map the peer's page");
+	conn->theirs = base;
+	return KVP_OK;
 }
 
 /* Finds out whether the kernel lets us read the peer's memory: only a real read tells (uid, dumpable, Yama, namespaces). */
@@ -132,9 +128,9 @@ static void hear_setup(kvpi_conn *conn, const kvpi_shm_word *setup, int fd)
 		violation(conn, "a set-up that is not of this version, or comes twice");
 		return;
 	}
-	conn->theirs = map_page(fd);
-	if (conn->theirs == NULL) {
-		violation(conn, "a page that cannot be mapped, or is not sealed against shrinking");
+	status = map_page(conn, fd);
+	if (status != KVP_OK) {
+		kvpi_shm_fail(conn, status, "%s", kvp_last_error());
 		return;
 	}
 	conn->heard_setup = true;

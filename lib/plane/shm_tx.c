@@ -160,7 +160,7 @@ static kvp_status stage_new(kvpi_conn *conn)
 	chunk = chunk < CHUNK_MIN ? CHUNK_MIN : chunk & ~(uint64_t)(CHUNK_MIN - 1);
 	stage->chunk_bytes = chunk;
 	stage->bytes = chunk * KVPI_SHM_CHUNKS;
-	status = kvpi_memfd_new("kvpipe-staging", stage->bytes, &stage->fd, &base);
+	status = kvpi_memfd_new_readable("kvpipe-staging", stage->bytes, &stage->fd, &base);
 	if (status != KVP_OK) {
 		stage->fd = -1;
 		return status;
@@ -290,7 +290,7 @@ bool kvpi_shm_tx(kvpi_conn *conn, uint64_t budget)
 			return false;
 		if (!item->note && item->way == 0)
 			item->way = choose(conn, item);
-		if (item->way == KVPI_SHM_STAGED && budget == 0)
+		if (budget == 0)
 			return true;
 		if (item->note)
 			go = say_note(conn, item);
@@ -314,7 +314,7 @@ bool kvpi_shm_tx_waits(const kvpi_conn *conn)
 	if (item == NULL || item->note)
 		return true;
 	if (item->canceled || item->jobs > 0 || item->way == 0)
-		return false;
+		return false; /* a device, or the next round */
 	return item->way != KVPI_SHM_STAGED || conn->stage.told_memory;
 }
 
