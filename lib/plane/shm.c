@@ -60,7 +60,7 @@ static kvp_status unsupported(kvp_status status)
 {
 	char text[KVPI_ERROR_MAX];
 
-	if (status == KVP_OK || status == KVP_E_NOMEM || status == KVP_E_INVALID)
+	if (status == KVP_OK)
 		return status;
 	snprintf(text, sizeof(text), "%s", kvp_last_error());
 	return kvpi_error(KVP_E_UNSUPPORTED, "%s", text);
@@ -75,7 +75,14 @@ static kvp_status try_memory(void)
 
 	if (status == KVP_OK)
 		kvpi_memfd_free(fd, base, 4096);
-	return status;
+	return unsupported(status);
+}
+
+static kvp_status broker_open(kvpi_plane *plane)
+{
+	const kvp_status status = kvpi_broker_open(plane->epoll_fd, &kvpi_clock_real, &plane->broker);
+
+	return status == KVP_E_NOMEM ? status : unsupported(status);
 }
 
 static kvp_status open_descriptors(kvpi_plane *plane)
@@ -84,13 +91,13 @@ static kvp_status open_descriptors(kvpi_plane *plane)
 
 	plane->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (plane->epoll_fd < 0)
-		return kvpi_error_errno("cannot make an epoll set");
+		return unsupported(kvpi_error_errno("cannot make an epoll set"));
 	plane->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
 	if (plane->timer_fd < 0)
-		return kvpi_error_errno("cannot make a timer");
+		return unsupported(kvpi_error_errno("cannot make a timer"));
 	if (epoll_ctl(plane->epoll_fd, EPOLL_CTL_ADD, plane->timer_fd, &event) < 0)
-		return kvpi_error_errno("cannot watch a timer");
-	return kvpi_broker_open(plane->epoll_fd, &kvpi_clock_real, &plane->broker);
+		return unsupported(kvpi_error_errno("cannot watch a timer"));
+	return broker_open(plane);
 }
 
 static void plane_free(kvpi_plane *plane)
@@ -133,7 +140,7 @@ static kvp_status shm_open(const kvpi_plane_params *params, kvpi_plane **plane, 
 		status = kvpi_staging_init(&made->staging, params->staging_bytes);
 	if (status != KVP_OK) {
 		plane_free(made);
-		return unsupported(status);
+		return status;
 	}
 	*plane = made;
 	*caps = made->caps;
