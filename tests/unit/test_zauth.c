@@ -368,6 +368,9 @@ static void change_keys(bool server_first)
 	open_client(&client, A, &server);
 	must_be_refused("different cluster key?");
 	close_side(&client);
+	open_client(&client, B, &server); /* and who has the new one alone comes in */
+	must_talk();
+	close_side(&client);
 	close_side(&stale);
 	close_side(&server);
 }
