@@ -51,6 +51,7 @@ typedef struct kvpi_link {
 	int64_t reconnect_ns, backoff_ns; /* KVPI_NEVER when there is nothing to do */
 	int64_t gone_ns; /* the peer is proven gone: over then, unless it has said goodbye; KVPI_NEVER */
 	char lost_text[256];
+	atomic_bool locked_out; /* any thread: the last session ended for the reason of that name (session.h) */
 	/* published */
 	kvp_status status; /* KVP_PENDING: not up yet; KVP_OK; else why it is over */
 	char text[KVPI_ERROR_MAX];
@@ -126,7 +127,7 @@ typedef struct kvpi_engine_params {
 	const char *name;     /* for people */
 	const char *compat_text;
 	kvpi_listen listen;  /* where hub and planes listen */
-	const char *planes; /* comma-separated, "" = all */
+	const char *planes; /* as plane/spec.h has it, best first; "" = all */
 	int tcp_streams;
 	bool checksum;
 	int64_t poll_ns;    /* look for news this long before sleeping */
@@ -138,7 +139,7 @@ typedef struct kvpi_engine_params {
 	void *on_room_user;
 } kvpi_engine_params;
 
-/* KVP_E_INVALID when the comma-separated list names a plane that does not exist; "" and NULL mean all. */
+/* KVP_E_INVALID when the list of planes (plane/spec.h) makes no sense; "" and NULL mean all. */
 kvp_status kvpi_engine_check_planes(const char *list);
 
 /* Opens hub and planes.  KVP_E_NO_PLANE, system errors.  Returns owned. */

@@ -203,6 +203,7 @@ static kvp_status hub_hello(void *user, const kvpi_msg_hello *hello, kvpi_answer
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.hello"); /* a place to die at */
 	if (!link->used || !kvpi_view_equal(hello->service, kvpi_view_text(link->service)))
 		return kvpi_error(KVP_E_REFUSED, "%s does not wait for this caller (it may belong to an earlier run)",
 		                  engine->me.name);
@@ -259,6 +260,7 @@ static kvp_status hub_welcomed(void *user, kvpi_session *session, const kvpi_msg
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.welcome"); /* a place to die at */
 	link->plane = find_plane(engine, welcome->plane);
 	if (link->plane == NULL)
 		return kvpi_error(KVP_E_PROTOCOL, "%s chose a data plane that was not offered", session->peer_name);
@@ -306,8 +308,10 @@ static void hub_message(void *user, kvpi_session *session, const kvpi_msg *msg, 
 static void hub_ended(void *user, kvpi_session *session, kvp_status status, const char *text)
 {
 	kvpi_engine *engine = user;
+	kvpi_link *link = session->user;
 
-	kvpi_link_end(session->user, status, text, kvpi_now(engine->clock));
+	atomic_store(&link->locked_out, session->locked_out);
+	kvpi_link_end(link, status, text, kvpi_now(engine->clock));
 }
 
 const kvpi_hub_ops kvpi_link_hub_ops = {
@@ -326,6 +330,7 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 	kvpi_link *link = event->conn_user;
 	int64_t now = kvpi_now(engine->clock);
 
+	(void)kvpi_fault("link.event"); /* a place to die at */
 	switch (event->kind) {
 	case KVPI_PLANE_CONNECTED:
 		link->backoff_ns = BACKOFF_FIRST_NS;
@@ -534,6 +539,8 @@ static bool tx_announce(void *user, kvpi_tx_item *item, int64_t now)
 	kvpi_msg msg = {.id = KVPI_MSG_announce};
 	kvpi_msg_announce *announce = &msg.u.announce;
 
+	if (kvpi_fault("link.announce"))
+		return false;
 	announce->session = engine->out.session->id;
 	announce->seq = item->seq;
 	announce->dtype = (uint64_t)item->tensor->dtype;
@@ -560,6 +567,8 @@ static kvp_status tx_put(void *user, kvpi_tx_item *item, uint32_t attempt)
 
 	if (engine->out.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.put"))
+		return KVP_E_AGAIN;
 	kvpi_layout_of_tensor(item->tensor, &transfer.local);
 	engine->busy = true;
 	return engine->out.plane->ops->submit(engine->out.conn, &transfer);
@@ -649,6 +658,8 @@ static kvp_status rx_post(void *user, kvpi_rx_post *post, kvpi_transfer_id id)
 
 	if (engine->in.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.post"))
+		return KVP_E_AGAIN;
 	destination(post, &transfer.local);
 	engine->busy = true;
 	return engine->in.plane->ops->post_recv(engine->in.conn, &transfer);
@@ -669,6 +680,8 @@ static bool rx_state(void *user, const kvpi_msg_state *state, int64_t now)
 	kvpi_engine *engine = user;
 	kvpi_msg msg = {.id = KVPI_MSG_state};
 
+	if (kvpi_fault("link.state"))
+		return false;
 	msg.u.state = *state;
 	msg.u.state.session = engine->in.session->id;
 	return say(&engine->in, &msg, now);

@@ -53,6 +53,10 @@ static kvp_status place(kvp_pipe *pipe, const kvpi_link *link, kvp_tensor *tenso
 	status = kvpi_device_resolve(tensor->data, &tensor->memory, &tensor->device);
 	if (status != KVP_OK)
 		return status;
+	if (tensor->memory != KVP_MEMORY_HOST)
+		status = kvpi_device_find(tensor->memory)->prepare(tensor->device); /* not on the worker: it may be slow */
+	if (status != KVP_OK)
+		return status;
 	if (pipe->host_only && tensor->memory != KVP_MEMORY_HOST)
 		return kvpi_error(KVP_E_UNSUPPORTED, "%s: device memory on a pipe with kv_buffer_device cpu", call);
 	if (plane != NULL && !(plane->caps.memories & (1u << tensor->memory)))
