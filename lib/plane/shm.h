@@ -139,6 +139,9 @@ struct kvpi_conn {
 	uint64_t chunks_taken;
 	bool import_failed;  /* there was no room here for a memory of the peer's */
 	bool gone;           /* the channel has ended; what is in the ring is still taken */
+	bool proven;         /* and so has the peer's process, or its proof was waited for in vain */
+	bool final;          /* lost: the peer will not come back */
+	int64_t proof_until_ns;
 	bool took, finished; /* something of the ring, a grant: the peer may wait for that */
 	unsigned forget_next;
 	uint64_t by_way[KVPI_SHM_STAGED + 1]; /* bytes received */

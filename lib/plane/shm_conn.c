@@ -5,12 +5,15 @@
 #include "plane/shm.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "wire/auth.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#define PROOF_WAIT_NS (10 * KVPI_NS_PER_MS)
 
 static kvpi_shm_item *item_of(kvpi_list *node)
 {
@@ -57,6 +60,7 @@ void kvpi_shm_fail(kvpi_conn *conn, kvp_status status, const char *fmt, ...)
 	if (conn->state == KVPI_SHM_FAILED || conn->state == KVPI_SHM_DEAD)
 		return;
 	conn->status = status;
+	conn->final = conn->channel != NULL && kvpi_channel_peer_gone(conn->channel);
 	va_start(args, fmt);
 	vsnprintf(conn->why, sizeof(conn->why), fmt, args);
 	va_end(args);
@@ -119,6 +123,7 @@ kvp_status kvpi_shm_connect(kvpi_plane *plane, const void *address, size_t len,
 	kvpi_list_append(&plane->conns, &made->node);
 	if (status != KVP_OK)
 		kvpi_shm_fail(made, status == KVP_E_UNSUPPORTED ? KVP_E_PEER_LOST : status, "%s", kvp_last_error());
+	made->final = status == KVP_E_UNSUPPORTED; /* nobody listens there, or not any more */
 	*conn = made;
 	return KVP_OK;
 }
@@ -188,7 +193,7 @@ static void drop_all(kvpi_conn *conn)
 		kvpi_shm_post_free(conn, item_of(pos));
 	kvpi_shm_page_free(conn);
 	conn->chunks_taken = 0;
-	conn->heard_setup = conn->heard_able = conn->import_failed = conn->gone = false;
+	conn->heard_setup = conn->heard_able = conn->import_failed = conn->gone = conn->proven = false;
 	conn->took = conn->finished = false;
 	conn->in.put.kind = 0;
 	conn->in.post = NULL;
@@ -364,7 +369,8 @@ static void lose(kvpi_conn *conn)
 		conn->next = NULL;
 	}
 	kvpi_shm_tell(
-	    conn, (kvpi_plane_event){.kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why});
+	    conn, (kvpi_plane_event){
+	              .kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why, .final = conn->final});
 }
 
 static void up(kvpi_conn *conn)
@@ -409,6 +415,22 @@ static void look_for_next(kvpi_conn *conn)
 	}
 }
 
+/* The kernel closes a dying process's sockets a moment before its pidfd tells: for that moment the end of the channel
+ * waits, so that it is told with the proof. */
+static void look_whether_gone(kvpi_conn *conn)
+{
+	const int64_t now = kvpi_now(&kvpi_clock_real);
+
+	if (kvpi_channel_peer_gone(conn->channel)) {
+		conn->gone = conn->proven = true;
+	} else if (kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST) {
+		if (!conn->gone)
+			conn->proof_until_ns = now + PROOF_WAIT_NS;
+		conn->gone = true;
+		conn->proven = now >= conn->proof_until_ns;
+	}
+}
+
 /* What the sockets have to say. */
 static void look(kvpi_conn *conn)
 {
@@ -424,7 +446,7 @@ static void look(kvpi_conn *conn)
 		look_for_next(conn);
 	if (conn->state == KVPI_SHM_UP) {
 		kvpi_shm_forget_freed(conn);
-		conn->gone = kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST || kvpi_channel_peer_gone(conn->channel);
+		look_whether_gone(conn);
 	} else if (conn->state == KVPI_SHM_MEETING && kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST) {
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s", kvpi_channel_why(conn->channel));
 	}
@@ -456,7 +478,7 @@ bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets)
 		/* What has come is taken before anything is sent: a peer that has gone may have finished before. */
 		more = !conn->closed && kvpi_shm_rx(conn, share);
 	}
-	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && !more && !held_up_here(conn))
+	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && conn->proven && !more && !held_up_here(conn))
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s",
 		    kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST ? kvpi_channel_why(conn->channel)
 		                                                             : "the peer's process has ended");

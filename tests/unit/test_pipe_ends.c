@@ -612,6 +612,7 @@ typedef struct child_work {
 } child_work;
 
 static int heartbeat_ms; /* of both; set before the fork */
+static const char *plane = "";
 
 /* Opens rank 1 and then does nothing at all. */
 static int be_rank_1(void *arg)
@@ -624,6 +625,7 @@ static int be_rank_1(void *arg)
 	options.store_url = work->url;
 	options.kv_rank = 1;
 	options.heartbeat_ms = heartbeat_ms;
+	options.planes = plane;
 	if (kvp_pipe_open(NULL, &options, 20000, &pipe) != KVP_OK)
 		return 1;
 	if (write(work->ready, "x", 1) != 1)
@@ -668,6 +670,7 @@ static void lose_the_peer(int signal_number)
 	kvp_pipe_options_init(&options);
 	options.store_url = kvp_store_server_url(server);
 	options.heartbeat_ms = heartbeat_ms;
+	options.planes = plane;
 	KIT_OK(kvp_pipe_open(NULL, &options, 20000, &pipe));
 	ck_assert_int_eq(read(up[0], &x, 1), 1);
 
@@ -705,6 +708,7 @@ END_TEST
 START_TEST(a_killed_neighbour_is_known_at_once)
 {
 	heartbeat_ms = 60000;
+	plane = _i ? "shm" : "tcp";
 	lose_the_peer(SIGKILL);
 }
 END_TEST
