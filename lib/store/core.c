@@ -510,6 +510,9 @@ static kvp_status handle_delete(kvpi_store_core *core, const kvpi_msg_store_dele
 
 	if (key == NULL)
 		return kvpi_error(KVP_E_NOT_FOUND, "the key does not exist");
+	if (del->present & KVPI_HAS(store_delete, expected) &&
+	    !kvpi_view_equal(kvpi_view_of(key->value, key->len), del->expected))
+		return kvpi_error(KVP_E_CONFLICT, "the key has another value");
 	kvpi_store_keys_drop(&core->keys, key);
 	return KVP_OK;
 }
