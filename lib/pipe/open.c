@@ -101,6 +101,8 @@ static kvp_status read_options(const kvp_pipe_options *given, kvp_pipe_options *
 		options->kv_buffer_device = defaults.kv_buffer_device;
 	if (options->bind_host == NULL)
 		options->bind_host = defaults.bind_host;
+	if (options->port_range == NULL)
+		options->port_range = defaults.port_range;
 	return check_options(options);
 }
 
@@ -140,6 +142,7 @@ static void on_room(void *user)
 
 static kvp_status make_engine(kvp_pipe *pipe, const kvp_pipe_options *options, const char *name, const char *compat)
 {
+	kvp_status status;
 	kvpi_engine_params params = {.context = pipe->context,
 	                             .name = name,
 	                             .compat_text = compat,
@@ -154,7 +157,8 @@ static kvp_status make_engine(kvp_pipe *pipe, const kvp_pipe_options *options, c
 	                             .on_room = on_room,
 	                             .on_room_user = &pipe->room};
 
-	return kvpi_engine_new(&params, &pipe->engine);
+	status = kvpi_listen_ports(&params.listen, options->port_range);
+	return status == KVP_OK ? kvpi_engine_new(&params, &pipe->engine) : status;
 }
 
 /* ---- ring ------------------------------------------------------------------------------------------- */
@@ -283,7 +287,7 @@ static kvp_status dial_by_name(kvp_pipe *pipe, const kvp_pipe_options *options, 
 		kvp_bytes_free(&value);
 		status = kvpi_engine_wait_link(pipe->engine, &pipe->engine->out,
 		                               slice_ns < deadline_ns ? slice_ns : deadline_ns);
-		if (status == KVP_OK || !may_be_stale(status))
+		if (status == KVP_OK || !may_be_stale(status) || atomic_load(&pipe->engine->out.locked_out))
 			return status;
 		fresh = status != KVP_E_TIMEOUT;
 		if (now_ns() < deadline_ns) {
