@@ -80,7 +80,10 @@ void kvpi_store_calls_end(
 {
 	kvpi_store_calls_remove(call);
 	call->status = status;
-	snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	if (sentence[0] != 0) /* hardly ever: a call that went well has none */
+		snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	else
+		call->sentence[0] = 0;
 	call->done = true;
 	calls->on_done(call);
 }
