@@ -9,6 +9,7 @@
  *	OK and every answer of the server are what the server said to this very call, executed once;
  *	a take that removed something says so, or says that nobody knows: never a time-out, never "not found";
  *	"nothing was changed" is true, and STORE_RESTARTED is said only when it was;
+ *	calls whose connection broke end soon after the next one is made;
  *	keys go at their time to the nanosecond, parked calls too, and none is left behind.
  */
 #include "kit/kit.h"
@@ -30,6 +31,7 @@
 #define FLYING 256
 #define PARKED 256
 #define NONE INT64_MIN
+#define RENEWED_MS 1500 /* a ping's interval and more: then a client knows that its connection is another one */
 
 /* ---- what the world consists of ------------------------------------------------------------------------------ */
 
@@ -50,6 +52,7 @@ typedef struct call {
 	client *of;
 	unsigned ends;
 	uint64_t born_in;  /* incarnation of the server as its client knew it then */
+	uint32_t sent_on; /* generation of the connection */
 	unsigned executed; /* times that the server did it: answered it, or took it in for good */
 	bool removed;      /* a take: keys are gone */
 	kvp_status said;   /* the server's answer, if it was executed */
@@ -614,8 +617,18 @@ static void transmit(client *c)
 	}
 	c->cancel_count = 0;
 	while ((next = kvpi_store_calls_unsent(&c->calls)) != NULL &&
-	       send_up(c, next->frame.data, next->frame.len) == KVP_OK)
+	       send_up(c, next->frame.data, next->frame.len) == KVP_OK) {
+		KVPI_CONTAINER_OF(next, call, base)->sent_on = c->generation;
 		kvpi_store_calls_sent(&c->calls, next, now());
+	}
+}
+
+/* What the server holds for a connection that is gone, it holds for nobody. */
+static void check_renewed(const client *c)
+{
+	for (unsigned i = 0; i < c->count && now() > c->down_until_ns + RENEWED_MS * KVPI_NS_PER_MS; i++)
+		SIM_CHECK(c->made[i].ends == 1 || c->made[i].base.order == 0 || c->made[i].sent_on == c->generation,
+		          "a call waits on a connection that is no more");
 }
 
 static void give_up(client *c)
@@ -674,6 +687,7 @@ static void step(void)
 	for (int i = 0; i < CLIENTS; i++) {
 		transmit(&w.clients[i]);
 		give_up(&w.clients[i]);
+		check_renewed(&w.clients[i]);
 	}
 }
 
