@@ -66,6 +66,10 @@ void kvpi_store_calls_pinged(kvpi_store_calls *calls, uint64_t id, int64_t now_n
 	calls->next_ping_ns = kvpi_deadline_ms(now_ns, KVPI_STORE_PING_MS);
 	calls->ping_id = id;
 	calls->ping_order = ++calls->sends;
+	if (calls->first_ping_id != 0)
+		return;
+	calls->first_ping_id = id;
+	calls->first_ping_order = calls->ping_order;
 }
 
 void kvpi_store_calls_blocked(kvpi_store_calls *calls, int64_t now_ns)
@@ -96,14 +100,20 @@ static void end_older(
 	}
 }
 
+/* Answers keep their order on a connection.  So where the last ping is answered and the first one was not, that one's
+ * connection is gone, even if its name was never heard. */
 static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply)
 {
-	if (calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number)
-		end_older(calls, calls->ping_order, KVP_E_STORE_LOST,
+	const bool overtaken = reply->id != calls->first_ping_id;
+
+	if (calls->connection == UNKNOWN_CONNECTION ? overtaken : calls->connection != reply->number)
+		end_older(calls, overtaken ? calls->ping_order : calls->first_ping_order, KVP_E_STORE_LOST,
 		    "the connection to the store broke and was renewed meanwhile; the call may or "
 		    "may not "
 		    "have taken place");
 	calls->connection = reply->number;
+	calls->first_ping_id = reply->id == calls->ping_id ? 0 : calls->ping_id;
+	calls->first_ping_order = calls->ping_order;
 }
 
 static void read_answer(
@@ -132,7 +142,7 @@ void kvpi_store_calls_reply(
 		end_older(calls, ALL, KVP_E_STORE_RESTARTED, "");
 		return;
 	}
-	if (reply->id == calls->ping_id) {
+	if (reply->id == calls->ping_id || reply->id == calls->first_ping_id) {
 		read_pong(calls, reply);
 		return;
 	}
