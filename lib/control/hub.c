@@ -94,7 +94,6 @@ kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const k
                         const kvpi_hub_ops *ops, void *user, kvpi_hub **out)
 {
 	kvpi_hub *hub = KVPI_NEW(kvpi_hub);
-	char bind[300];
 	kvp_status status;
 
 	if (hub == NULL)
@@ -105,7 +104,6 @@ kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const k
 	hub->user = user;
 	kvpi_list_init(&hub->peers);
 	kvpi_buf_init(&hub->out);
-	snprintf(bind, sizeof(bind), strchr(listen->bind_host, ':') ? "[%s]:0" : "%s:0", listen->bind_host);
 	hub->reader = kvpi_msg_reader_new();
 	if (hub->reader == NULL) {
 		status = kvpi_error_nomem("a message reader");
@@ -114,7 +112,7 @@ kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const k
 	status = kvpi_zctx_of(context, &hub->zctx);
 	if (status != KVP_OK)
 		goto err_free_reader;
-	status = kvpi_zsock_router(hub->zctx, bind, KVPI_CONTROL_FRAME_MAX, &hub->router);
+	status = kvpi_zsock_listen(hub->zctx, listen, KVPI_CONTROL_FRAME_MAX, &hub->router);
 	if (status != KVP_OK)
 		goto err_free_reader;
 	*out = hub;
@@ -334,6 +332,21 @@ static bool receive_one(kvpi_hub *hub, kvpi_zsock *sock, peer *dialled, int64_t 
 	return true;
 }
 
+/* A peer with another cluster key never answers: the dialling ends with that, not with its deadline. */
+static void end_if_refused(kvpi_hub *hub, peer *p)
+{
+	kvp_status status;
+
+	if (p->dealer == NULL || p->session.state == KVPI_SESSION_ENDED)
+		return;
+	status = kvpi_zsock_trouble(p->dealer);
+	if (status == KVP_OK)
+		return;
+	p->session.locked_out = true;
+	p->session.state = KVPI_SESSION_ENDED;
+	hub->ops->ended(hub->user, &p->session, status, kvp_last_error());
+}
+
 bool kvpi_hub_step(kvpi_hub *hub, int64_t now)
 {
 	bool more = false;
@@ -355,6 +368,7 @@ bool kvpi_hub_step(kvpi_hub *hub, int64_t now)
 		peer *p = KVPI_CONTAINER_OF(pos, peer, node);
 
 		kvpi_session_tick(&p->session, now);
+		end_if_refused(hub, p);
 		if (p->session.state == KVPI_SESSION_ENDED)
 			peer_free(p);
 	}

@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "store/client.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -100,6 +101,8 @@ static kvp_status read_options(const kvp_pipe_options *given, kvp_pipe_options *
 		options->kv_buffer_device = defaults.kv_buffer_device;
 	if (options->bind_host == NULL)
 		options->bind_host = defaults.bind_host;
+	if (options->port_range == NULL)
+		options->port_range = defaults.port_range;
 	return check_options(options);
 }
 
@@ -139,6 +142,7 @@ static void on_room(void *user)
 
 static kvp_status make_engine(kvp_pipe *pipe, const kvp_pipe_options *options, const char *name, const char *compat)
 {
+	kvp_status status;
 	kvpi_engine_params params = {.context = pipe->context,
 	                             .name = name,
 	                             .compat_text = compat,
@@ -153,7 +157,8 @@ static kvp_status make_engine(kvp_pipe *pipe, const kvp_pipe_options *options, c
 	                             .on_room = on_room,
 	                             .on_room_user = &pipe->room};
 
-	return kvpi_engine_new(&params, &pipe->engine);
+	status = kvpi_listen_ports(&params.listen, options->port_range);
+	return status == KVP_OK ? kvpi_engine_new(&params, &pipe->engine) : status;
 }
 
 /* ---- ring ------------------------------------------------------------------------------------------- */
@@ -275,13 +280,6 @@ static kvp_status dial_by_name(kvp_pipe *pipe, const kvp_pipe_options *options, 
 			return kvpi_error(status, "kvp_pipe_open: \"%s\" has not come", options->send_to);
 		if (status != KVP_OK)
 			return status;
-		if (value.len == 0) { /* an endpoint of that name has gone; the next is awaited */
-			kvp_bytes_free(&value);
-			if (now_ns() >= deadline_ns)
-				return kvpi_error(KVP_E_TIMEOUT, "kvp_pipe_open: \"%s\" has not come", options->send_to);
-			kvpi_pause_ms(REDIAL_PAUSE_MS);
-			continue;
-		}
 		if (fresh || strlen(url) != value.len || memcmp(url, value.data, value.len) != 0) {
 			snprintf(url, sizeof(url), "%.*s", (int)value.len, (const char *)value.data);
 			kvpi_engine_dial(pipe->engine, url, service, deadline_ns);
@@ -289,7 +287,7 @@ static kvp_status dial_by_name(kvp_pipe *pipe, const kvp_pipe_options *options, 
 		kvp_bytes_free(&value);
 		status = kvpi_engine_wait_link(pipe->engine, &pipe->engine->out,
 		                               slice_ns < deadline_ns ? slice_ns : deadline_ns);
-		if (status == KVP_OK || !may_be_stale(status))
+		if (status == KVP_OK || !may_be_stale(status) || atomic_load(&pipe->engine->out.locked_out))
 			return status;
 		fresh = status != KVP_E_TIMEOUT;
 		if (now_ns() < deadline_ns) {
@@ -388,8 +386,7 @@ void kvpi_pipe_destroy(kvp_pipe *pipe)
 	snprintf(text, sizeof(text), "%s", kvp_last_error()); /* tidying up must not hide why */
 	kvpi_engine_free(pipe->engine);
 	if (pipe->key[0] != '\0') /* unless a later endpoint of this name has put its own there */
-		(void)kvp_store_compare_set(pipe->meeting, pipe->key, pipe->url, strlen(pipe->url), "", 0, NULL,
-		                            FAREWELL_MS);
+		(void)kvpi_store_delete_if(pipe->meeting, pipe->key, pipe->url, strlen(pipe->url), FAREWELL_MS);
 	kvp_store_free(pipe->store);
 	kvp_store_server_free(pipe->server);
 	if (pipe->room.fd >= 0)

@@ -6,7 +6,9 @@
  * Two things make a pending call hopeless although the store answers.  The store was restarted:
  * every reply carries the server's incarnation.  Or the connection was renewed, and the server
  * holds parked calls for the old one: the reply to a ping names the connection.  Hence, while calls
- * are pending, a ping goes out each second, the first one ahead of the call.
+ * are pending, a ping goes out each second, the first one ahead of the call.  An addition, which has a name, is said again instead, and a gathering;
+ * an addition also when the reply to a later ping shows that its own was
+ * lost: the store answers in order.
  *
  * Not locked: link.c does that.
  */
@@ -33,6 +35,8 @@ typedef struct kvpi_store_call {
 	int64_t deadline_ns;
 	uint64_t incarnation; /* of the store it is meant for; 0: any */
 	bool parks;    /* may be parked at the server: a wait or a take */
+	kvpi_msg *add; /* an addition that has a name: may be said again when its reply is lost; borrowed; NULL: any other */
+	bool repeats;  /* a gathering: may be said again on a new connection, as it is */
 	bool harmless; /* a wait: changes nothing at the server, so its silence may be a time-out */
 	/* Reads the reply, on the thread that got it, and says how the call ends. */
 	kvp_status (*read_reply)(void *user, const kvpi_msg_store_reply *reply);
@@ -46,8 +50,8 @@ typedef struct kvpi_store_call {
 
 	/* Of calls.c. */
 	kvpi_list pending, unsent;
-	uint64_t order; /* of sending; 0: not sent */
-	int64_t sent_ns;
+	uint64_t order; /* of sending, the last time; 0: not sent */
+	int64_t sent_ns, first_sent_ns;
 } kvpi_store_call;
 
 typedef struct kvpi_store_calls {

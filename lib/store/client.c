@@ -13,7 +13,10 @@
 #include "base/thread.h"
 #include "store/link.h"
 #include "store/probe.h"
+#include "wire/auth.h"
+#include <stdatomic.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,6 +38,8 @@ struct kvp_store {
 	kvpi_store_link *link;
 	int timeout_ms; /* what KVP_TIMEOUT_DEFAULT means */
 	char *url;
+	uint64_t random;            /* this handle's own */
+	_Atomic uint64_t additions; /* so far */
 };
 
 static const kvpi_option option_rows[] = {
@@ -175,8 +180,7 @@ kvp_status kvpi_store_explain(
 kvp_status kvpi_store_exchange(const kvp_store *store, kvpi_msg *msg, kvpi_store_reader reader,
     void *user, uint64_t incarnation, int64_t deadline_ns, kvpi_store_call *call)
 {
-	memset(call, 0, offsetof(kvpi_store_call, sentence) + 1); /* not the whole of the sentence */
-	memset(&call->pending, 0, sizeof(*call) - offsetof(kvpi_store_call, pending));
+	memset(call, 0, sizeof(*call));
 	call->id = kvpi_store_link_id(store->link);
 	call->deadline_ns = deadline_ns;
 	call->parks = msg->id == KVPI_MSG_store_get && msg->u.store_get.wait_ms > 0;
@@ -185,6 +189,8 @@ kvp_status kvpi_store_exchange(const kvp_store *store, kvpi_msg *msg, kvpi_store
 	call->incarnation = incarnation;
 	call->read_reply = reader;
 	call->user = user;
+	call->repeats = msg->id == KVPI_MSG_store_gather;
+	call->add = msg->id == KVPI_MSG_store_add ? msg : NULL;
 	msg->u.store_ping.id = call->id; /* all requests begin with it: core.c asserts that */
 	call->status = kvpi_msg_encode(msg, &call->frame);
 	if (call->status == KVP_OK)
@@ -228,6 +234,15 @@ static void destroy(kvp_store *store)
 	free(store);
 }
 
+/* Without a key of our own, a store that has one is just silent: is that it? */
+static bool lacks_key(const kvp_store *store, int64_t deadline_ns)
+{
+	const int64_t attempt_ns = deadline_in(OPEN_ATTEMPT_MS);
+
+	return kvpi_context_keyring(store->context) == NULL && !kvpi_store_link_met_somebody(store->link) &&
+	       kvpi_store_wants_key(store->url, attempt_ns < deadline_ns ? attempt_ns : deadline_ns);
+}
+
 /* Asks until somebody answers: the request may be lost with a connection. */
 static kvp_status greet(kvp_store *store, int ms)
 {
@@ -245,6 +260,11 @@ static kvp_status greet(kvp_store *store, int ms)
 		msg.u.store_open.version_max = KVPI_WIRE_VERSION_MAX;
 		status =
 		    exchange(store, &msg, &a, attempt_ns < last_ns ? attempt_ns : last_ns, &call);
+		if (status == KVP_E_STORE_LOST && lacks_key(store, deadline_ns))
+			return kvpi_error(KVP_E_REFUSED,
+			    "kvp_store_open: the store at %s asks for a cluster key, and this end has none; name "
+			    "the key file in KVPIPE_KEY_FILE",
+			    store->url);
 	} while ((status == KVP_E_STORE_LOST || status == KVP_E_STORE_RESTARTED) &&
 	         kvpi_now(&kvpi_clock_real) < last_ns);
 
@@ -270,6 +290,10 @@ static kvp_status set_up(kvp_store *store, kvp_context *context, const char *url
 	store->url = kvpi_strdup(url);
 	if (store->url == NULL)
 		return kvpi_error_nomem("a store handle");
+	status = kvpi_auth_init();
+	if (status != KVP_OK)
+		return status;
+	store->random = kvpi_random_u64();
 	status = kvpi_context_hold(context, &store->context);
 	if (status != KVP_OK)
 		return status;
@@ -438,14 +462,21 @@ kvp_status kvp_store_add(
     kvp_store *store, const char *key, int64_t delta, int64_t *sum, int timeout_ms)
 {
 	static const char name[] = "kvp_store_add";
-	kvpi_msg msg = {
-	    .id = KVPI_MSG_store_add, .u.store_add = {.key = kvpi_view_text(key), .delta = delta}};
+	kvpi_msg msg = {.id = KVPI_MSG_store_add,
+	    .u.store_add = {.key = kvpi_view_text(key),
+	        .delta = delta,
+	        .present = KVPI_HAS(store_add, once)}};
+	uint64_t once[2] = {0};
 	answer a = {0};
 	int ms = 0;
 	kvp_status status = begin(store, name, key, timeout_ms, &ms);
 
 	if (status != KVP_OK)
 		return status;
+	/* Unlike any other's, of this client and of all others. */
+	once[0] = store->random;
+	once[1] = atomic_fetch_add(&store->additions, 1);
+	msg.u.store_add.once = kvpi_view_of(once, sizeof(once));
 	status = ask(store, name, key, &msg, &a, ms);
 	if (status == KVP_OK && sum != NULL)
 		*sum = a.number;
@@ -484,20 +515,36 @@ kvp_status kvp_store_compare_set(kvp_store *store, const char *key, const void *
 	return status;
 }
 
-kvp_status kvp_store_delete(kvp_store *store, const char *key, int timeout_ms)
+static kvp_status delete_key(
+    kvp_store *store, const char *name, const char *key, kvpi_msg *msg, int timeout_ms)
 {
-	static const char name[] = "kvp_store_delete";
-	kvpi_msg msg = {
-	    .id = KVPI_MSG_store_delete, .u.store_delete = {.key = kvpi_view_text(key)}};
 	answer a = {0};
 	int ms = 0;
 	kvp_status status = begin(store, name, key, timeout_ms, &ms);
 
 	if (status != KVP_OK)
 		return status;
-	status = ask(store, name, key, &msg, &a, ms);
+	msg->u.store_delete.key = kvpi_view_text(key);
+	status = ask(store, name, key, msg, &a, ms);
 	free_answer(&a);
 	return status;
+}
+
+kvp_status kvp_store_delete(kvp_store *store, const char *key, int timeout_ms)
+{
+	kvpi_msg msg = {.id = KVPI_MSG_store_delete};
+
+	return delete_key(store, "kvp_store_delete", key, &msg, timeout_ms);
+}
+
+kvp_status kvpi_store_delete_if(
+    kvp_store *store, const char *key, const void *expected, size_t expected_len, int timeout_ms)
+{
+	kvpi_msg msg = {.id = KVPI_MSG_store_delete,
+	    .u.store_delete = {.expected = kvpi_view_of(expected, expected_len),
+	        .present = KVPI_HAS(store_delete, expected)}};
+
+	return delete_key(store, "kvp_store_delete", key, &msg, timeout_ms);
 }
 
 /* ---- wait and take ---- */

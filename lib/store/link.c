@@ -155,7 +155,15 @@ static void send_cancels(kvpi_store_link *link)
 static void transmit(kvpi_store_link *link)
 {
 	const int64_t now_ns = kvpi_now(&kvpi_clock_real);
+	const kvp_status refused = kvpi_zsock_trouble(link->sock);
 	kvpi_store_call *call;
+
+	if (refused != KVP_OK) { /* until somebody calls again */
+		KVPI_LIST_FOREACH (pos, nxt, &link->calls.pending)
+			kvpi_store_calls_end(&link->calls,
+			    KVPI_CONTAINER_OF(pos, kvpi_store_call, pending), refused, kvp_last_error());
+		return;
+	}
 
 	if (kvpi_store_calls_ping_due(&link->calls) <= now_ns)
 		send_ping(link, now_ns);
@@ -253,12 +261,14 @@ static void lead(kvpi_store_link *link, const kvpi_store_call *own)
 	/* What goes wrong in here is no error of this thread's call. */
 	memcpy(sentence, kvp_last_error(), strlen(kvp_last_error()) + 1);
 	link->leading = true;
+	kvpi_zsock_retry(link->sock);
 	for (;;) {
 		transmit(link);
 		in = receive(link, own);
 		if (own->done || link->closed || kvpi_now(&kvpi_clock_real) >= own->deadline_ns)
 			break;
-		if (in != INTAKE_MORE)
+		/* A reply may have shown that something is to be said again. */
+		if (in != INTAKE_MORE && kvpi_store_calls_unsent(&link->calls) == NULL)
 			sleep_as_leader(link, own->deadline_ns, in == INTAKE_TROUBLE);
 	}
 	link->leading = false;

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/context.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -62,13 +63,15 @@ struct kvp_store_server {
 
 static const kvpi_option option_rows[] = {
     {"bind", KVPI_OPT_STRING, KVPI_OPT_FIELD(kvp_store_server_options, bind),
-        .def_text = "127.0.0.1:0", .help = "address to listen at, host:port; port 0: any free one"},
+        .def_text = "127.0.0.1:0", .help = "where to listen, host:port or host:first-last; port 0: any free one"},
     {"max_bytes", KVPI_OPT_BYTES, KVPI_OPT_FIELD(kvp_store_server_options, max_bytes), .min = 1,
         .max = 1e15, .def = 1 << 30, .help = "keys and values together, in bytes"},
     {"max_keys", KVPI_OPT_INT, KVPI_OPT_FIELD(kvp_store_server_options, max_keys), .min = 1,
         .max = INT_MAX, .def = 1000000, .help = "number of keys"},
     {"max_waits", KVPI_OPT_INT, KVPI_OPT_FIELD(kvp_store_server_options, max_waits), .min = 1,
         .max = INT_MAX, .def = 65536, .help = "number of parked calls of all clients"},
+    {"advertise", KVPI_OPT_STRING, KVPI_OPT_FIELD(kvp_store_server_options, advertise),
+        .help = "host that clients are told to connect to; else the one that is bound"},
 };
 
 static const kvpi_option_table option_table = {"kvp_store_server_options",
@@ -184,6 +187,9 @@ static kvp_status send_reply(void *user, const kvpi_zid *to, const kvpi_msg_stor
 		if (encode(server, &bare) != KVP_OK)
 			return encoded;
 	}
+	/* As with a connection that breaks: it left, and does not arrive. */
+	if (kvpi_fault("store.reply"))
+		return encoded;
 	status = kvpi_zsock_send(server->sock, to, server->frame.data, server->frame.len);
 	if (status == KVP_E_AGAIN)
 		status = put_into_outbox(server, to);
@@ -325,6 +331,8 @@ static kvp_status set_up(
 	    .max_keys = (size_t)options->max_keys,
 	    .max_waits = (size_t)options->max_waits};
 	const kvpi_store_sink sink = {.reply = send_reply, .user = server};
+	kvpi_listen listen = {.advertise_host = options->advertise};
+	char host[256];
 	kvp_status status = kvpi_context_hold(context, &server->context);
 
 	if (status != KVP_OK)
@@ -333,14 +341,16 @@ static kvp_status set_up(
 	if (status != KVP_OK)
 		return status;
 	/* Its own one: when that is freed, and not before, the port is free for the next server. */
-	status = kvpi_zctx_new(kvpi_context_io_threads(server->context), &server->zctx);
+	status = kvpi_zctx_new_in(server->context, &server->zctx);
 	if (status != KVP_OK)
 		return status;
 	status = kvpi_wakeup_init(&server->wakeup);
 	if (status != KVP_OK)
 		return status;
-	status =
-	    kvpi_zsock_router(server->zctx, options->bind, KVPI_STORE_FRAME_MAX, &server->sock);
+	status = kvpi_listen_parse(options->bind, host, &listen);
+	if (status != KVP_OK)
+		return status;
+	status = kvpi_zsock_listen(server->zctx, &listen, KVPI_STORE_FRAME_MAX, &server->sock);
 	if (status != KVP_OK)
 		return status;
 	server->incarnation = kvpi_random_u64();
