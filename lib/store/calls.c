@@ -171,6 +171,10 @@ void kvpi_store_calls_reply(
 		/* The reply's own call ends likewise: it took place in another store than it was
 		 * meant for. */
 		calls->connection = UNKNOWN_CONNECTION;
+		/* It gets its name before a call may hang on it. */
+		calls->first_ping_id = 0;
+		calls->reachable = false;
+		calls->next_ping_ns = now_ns;
 		end_all(calls, KVP_E_STORE_RESTARTED);
 		return;
 	}
