@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "plane/spec.h"
+#include "share/broker.h"
 #include "wire/auth.h"
 
 #include <stdio.h>
@@ -102,6 +103,7 @@ static kvp_status open_planes(kvpi_engine *engine, const kvpi_engine_params *par
 static void introduce(kvpi_engine *engine, const kvpi_engine_params *params)
 {
 	kvpi_identity *me = &engine->me;
+	kvpi_broker_facts broker;
 
 	kvpi_random(me->uuid, sizeof(me->uuid));
 	memcpy(me->process, kvpi_context_uuid(engine->context), sizeof(me->process));
@@ -110,6 +112,9 @@ static void introduce(kvpi_engine *engine, const kvpi_engine_params *params)
 	kvpi_hash(me->compat_text, strlen(me->compat_text), me->compat);
 	me->heartbeat_ms = params->heartbeat_ms;
 	kvpi_hostid_read(&engine->facts.host);
+	kvpi_broker_facts_read(&broker);
+	engine->facts.host.run_dev = broker.dir_dev;
+	engine->facts.host.run_ino = broker.dir_ino;
 	kvpi_hostid_format(&engine->facts.host, me->host, sizeof(me->host));
 	memcpy(engine->facts.process, me->process, sizeof(me->process));
 }
@@ -121,6 +126,7 @@ static void init_links(kvpi_engine *engine)
 	engine->out.engine = engine->in.engine = engine;
 	engine->out.status = engine->in.status = KVP_PENDING;
 	engine->out.reconnect_ns = engine->in.reconnect_ns = KVPI_NEVER;
+	engine->out.gone_ns = engine->in.gone_ns = KVPI_NEVER;
 	kvpi_tx_init(&engine->tx, &kvpi_link_tx_ops, engine, repeat_ns);
 	kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, repeat_ns);
 	engine->open_low = 1;
@@ -136,11 +142,6 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 	if (engine == NULL)
 		return kvpi_error_nomem("an engine");
 	engine->clock = params->clock ? params->clock : &kvpi_clock_real;
-	status = kvpi_engine_check_cpu(params->worker_cpu);
-	if (status != KVP_OK) {
-		free(engine);
-		return status;
-	}
 	engine->worker_cpu = params->worker_cpu;
 	/* With one CPU, whoever looks for news keeps those from running who make them. */
 	engine->poll_ns = kvpi_engine_cpus() > 1 ? params->poll_ns : 0;

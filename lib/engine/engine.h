@@ -49,6 +49,7 @@ typedef struct kvpi_link {
 	unsigned char address[KVPI_PLANE_ADDRESS_MAX], token[KVPI_PLANE_TOKEN_BYTES];
 	size_t address_len;
 	int64_t reconnect_ns, backoff_ns; /* KVPI_NEVER when there is nothing to do */
+	int64_t gone_ns; /* the peer is proven gone: over then, unless it has said goodbye; KVPI_NEVER */
 	char lost_text[256];
 	atomic_bool locked_out; /* any thread: the last session ended for the reason of that name (session.h) */
 	/* published */
@@ -130,7 +131,7 @@ typedef struct kvpi_engine_params {
 	int tcp_streams;
 	bool checksum;
 	int64_t poll_ns;    /* look for news this long before sleeping */
-	int worker_cpu;     /* -1: any */
+	int worker_cpu;     /* -1: any; checked by kvpi_engine_check_cpu */
 	int heartbeat_ms;
 	uint64_t buffer_bytes;
 	const kvpi_clock *clock; /* NULL: the real one */
@@ -141,7 +142,7 @@ typedef struct kvpi_engine_params {
 /* KVP_E_INVALID when the list of planes (plane/spec.h) makes no sense; "" and NULL mean all. */
 kvp_status kvpi_engine_check_planes(const char *list);
 
-/* Opens hub and planes.  KVP_E_NO_PLANE, KVP_E_INVALID (worker_cpu), system errors.  Returns owned. */
+/* Opens hub and planes.  KVP_E_NO_PLANE, system errors.  Returns owned. */
 kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **engine);
 
 /* worker.c: is that one of the CPUs that this thread may use (-1: any)?  KVP_E_INVALID.  And how many are there? */

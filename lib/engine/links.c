@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "wire/auth.h"
 
@@ -17,6 +18,7 @@
 #define SETTLE_NS (5 * KVPI_NS_PER_S) /* how long a device copy may take to end after a cancel */
 #define BACKOFF_FIRST_NS (10 * KVPI_NS_PER_MS)
 #define BACKOFF_MOST_NS (1 * KVPI_NS_PER_S)
+#define GOODBYE_NS (100 * KVPI_NS_PER_MS) /* how long the goodbye of a peer that is gone may be on its way */
 #define SILENCE_NS(engine) ((int64_t)(engine)->me.heartbeat_ms * KVPI_NS_PER_MS * KVPI_SESSION_MISSED_BEATS)
 
 static kvpi_engine_plane *find_plane(kvpi_engine *engine, kvpi_view name)
@@ -77,6 +79,7 @@ void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t
 	bool may_return;
 
 	link->session = NULL;
+	link->gone_ns = KVPI_NEVER;
 	kvpi_link_drop(link); /* before the requests end: their memory must be quiet by then */
 	pthread_mutex_lock(&engine->mutex);
 	may_return = link == &engine->in && engine->in_may_return;
@@ -200,17 +203,23 @@ static kvp_status hub_hello(void *user, const kvpi_msg_hello *hello, kvpi_answer
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.hello"); /* a place to die at */
 	if (!link->used || !kvpi_view_equal(hello->service, kvpi_view_text(link->service)))
 		return kvpi_error(KVP_E_REFUSED, "%s does not wait for this caller (it may belong to an earlier run)",
 		                  engine->me.name);
+	if (link->status == KVP_E_NO_PLANE)
+		return kvpi_error_set(KVP_E_NO_PLANE, link->text); /* asked again */
 	if (link->status != KVP_PENDING || link->session != NULL)
 		return kvpi_error(KVP_E_REFUSED, "%s already has its sender", engine->me.name);
 	status = read_facts(hello->host, hello->process, &theirs);
 	if (status != KVP_OK)
 		return status;
 	link->plane = choose_plane(engine, hello, &theirs, answer->why, sizeof(answer->why));
-	if (link->plane == NULL)
-		return kvpi_error(KVP_E_NO_PLANE, "no data plane works between the two ends: %s", answer->why);
+	if (link->plane == NULL) {
+		status = kvpi_error(KVP_E_NO_PLANE, "no data plane works between the two ends: %s", answer->why);
+		publish(link, status, kvp_last_error()); /* who waits for this caller here waits in vain */
+		return status;
+	}
 	answer->address_len = sizeof(answer->address);
 	status = link->plane->ops->address(link->plane->plane, answer->address, &answer->address_len);
 	if (status != KVP_OK)
@@ -251,6 +260,7 @@ static kvp_status hub_welcomed(void *user, kvpi_session *session, const kvpi_msg
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.welcome"); /* a place to die at */
 	link->plane = find_plane(engine, welcome->plane);
 	if (link->plane == NULL)
 		return kvpi_error(KVP_E_PROTOCOL, "%s chose a data plane that was not offered", session->peer_name);
@@ -281,7 +291,7 @@ static void hub_message(void *user, kvpi_session *session, const kvpi_msg *msg, 
 
 	if (msg->id == KVPI_MSG_announce && session->user == &engine->in) {
 		/* Made when first needed; without it the bytes come over the plane. */
-		if ((msg->u.announce.present & KVPI_HAS(announce, data)) && engine->rx.room == NULL)
+		if ((msg->u.announce.present & KVPI_HAS(announce, data)) && engine->rx.room == NULL && !kvpi_fault("links.room"))
 			engine->rx.room = kvpi_malloc(KVPI_RX_ROOM_BYTES);
 		status = kvpi_rx_announce(&engine->rx, &msg->u.announce);
 	}
@@ -320,15 +330,19 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 	kvpi_link *link = event->conn_user;
 	int64_t now = kvpi_now(engine->clock);
 
+	(void)kvpi_fault("link.event"); /* a place to die at */
 	switch (event->kind) {
 	case KVPI_PLANE_CONNECTED:
 		link->backoff_ns = BACKOFF_FIRST_NS;
+		link->gone_ns = KVPI_NEVER;
 		set_conn(link, true);
 		publish_if_up(link);
 		break;
 	case KVPI_PLANE_LOST:
 		KVPI_LOG(INFO, "engine", "data connection of %s lost: %s", link->service, event->text);
 		snprintf(link->lost_text, sizeof(link->lost_text), "%s", event->text);
+		if (event->final && link->gone_ns == KVPI_NEVER)
+			link->gone_ns = now + GOODBYE_NS;
 		set_conn(link, false);
 		/* An accepting end's connection waits for the peer to come back, if the plane can do that. */
 		link->conn_lost = link == &engine->out || !link->plane->caps.survives_reconnect;
@@ -346,6 +360,27 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 	engine->busy = true;
 }
 
+static void end_lost(kvpi_link *link, const char *text, int64_t now)
+{
+	kvpi_hub_hangup(link->engine->hub, link->session, KVP_E_PEER_LOST, text, now);
+	kvpi_link_end(link, KVP_E_PEER_LOST, text, now);
+}
+
+/* The plane has proven that the peer has ended: so have both links, if the other one goes to the same peer. */
+static void bury(kvpi_link *link, int64_t now)
+{
+	kvpi_link *other = link == &link->engine->out ? &link->engine->in : &link->engine->out;
+	char text[KVPI_SESSION_TEXT_MAX];
+
+	link->gone_ns = KVPI_NEVER;
+	if (link->session == NULL)
+		return;
+	snprintf(text, sizeof(text), "%s has ended: %s", link->session->peer_name, link->lost_text);
+	if (other->session != NULL && memcmp(other->session->peer_uuid, link->session->peer_uuid, 16) == 0)
+		end_lost(other, text, now);
+	end_lost(link, text, now);
+}
+
 /* A plane that cannot reconnect is over with its connection; the session has a while to say why itself. */
 static void give_up(kvpi_link *link, int64_t now)
 {
@@ -354,9 +389,8 @@ static void give_up(kvpi_link *link, int64_t now)
 	link->reconnect_ns = KVPI_NEVER;
 	if (link->session == NULL)
 		return;
-	snprintf(text, sizeof(text), "the data connection is lost: %s", link->lost_text);
-	kvpi_hub_hangup(link->engine->hub, link->session, KVP_E_PEER_LOST, text, now);
-	kvpi_link_end(link, KVP_E_PEER_LOST, text, now);
+	snprintf(text, sizeof(text), "the data connection to %s is lost: %s", link->session->peer_name, link->lost_text);
+	end_lost(link, text, now);
 }
 
 void kvpi_link_repair(kvpi_link *link, int64_t now)
@@ -369,6 +403,10 @@ void kvpi_link_repair(kvpi_link *link, int64_t now)
 			link->backoff_ns = BACKOFF_FIRST_NS;
 		link->reconnect_ns = now + (survives ? link->backoff_ns : SILENCE_NS(link->engine));
 		link->backoff_ns = link->backoff_ns * 2 < BACKOFF_MOST_NS ? link->backoff_ns * 2 : BACKOFF_MOST_NS;
+	}
+	if (now >= link->gone_ns) {
+		bury(link, now);
+		return;
 	}
 	if (now < link->reconnect_ns)
 		return;
@@ -501,6 +539,8 @@ static bool tx_announce(void *user, kvpi_tx_item *item, int64_t now)
 	kvpi_msg msg = {.id = KVPI_MSG_announce};
 	kvpi_msg_announce *announce = &msg.u.announce;
 
+	if (kvpi_fault("link.announce"))
+		return false;
 	announce->session = engine->out.session->id;
 	announce->seq = item->seq;
 	announce->dtype = (uint64_t)item->tensor->dtype;
@@ -527,6 +567,8 @@ static kvp_status tx_put(void *user, kvpi_tx_item *item, uint32_t attempt)
 
 	if (engine->out.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.put"))
+		return KVP_E_AGAIN;
 	kvpi_layout_of_tensor(item->tensor, &transfer.local);
 	engine->busy = true;
 	return engine->out.plane->ops->submit(engine->out.conn, &transfer);
@@ -616,6 +658,8 @@ static kvp_status rx_post(void *user, kvpi_rx_post *post, kvpi_transfer_id id)
 
 	if (engine->in.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.post"))
+		return KVP_E_AGAIN;
 	destination(post, &transfer.local);
 	engine->busy = true;
 	return engine->in.plane->ops->post_recv(engine->in.conn, &transfer);
@@ -636,6 +680,8 @@ static bool rx_state(void *user, const kvpi_msg_state *state, int64_t now)
 	kvpi_engine *engine = user;
 	kvpi_msg msg = {.id = KVPI_MSG_state};
 
+	if (kvpi_fault("link.state"))
+		return false;
 	msg.u.state = *state;
 	msg.u.state.session = engine->in.session->id;
 	return say(&engine->in, &msg, now);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define RETRY_NS (1 * KVPI_NS_PER_MS)
+#define SEEN_PART 4 /* that announcements have come is told within this part of an interval, before they are repeated */
 
 static kvpi_rx_post *post_of(kvpi_list *node)
 {
@@ -122,8 +123,11 @@ kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 	kvpi_rx_slot *slot = slot_at(rx, announce->seq);
 	kvp_tensor tensor;
 
-	/* Whatever it says, the sender seems not to know our state. */
-	rx->dirty = true;
+	/* Whatever it says: that it is said again means that the sender does not know our state. */
+	if (announce->seq <= rx->delivered || announce->seq <= rx->seen)
+		rx->dirty = true;
+	else
+		rx->seen_news = true;
 	if (announce->seq <= rx->delivered)
 		return KVP_OK;
 	if (announce->seq > rx->delivered + KVPI_LINK_WINDOW)
@@ -400,6 +404,9 @@ void kvpi_rx_step(kvpi_rx *rx, int64_t now)
 	match_all(rx, now);
 	expire(rx, &rx->posts, now);
 	expire(rx, &rx->peeks, now);
+	if (rx->seen_news && rx->state_ns > now + rx->repeat_ns / SEEN_PART)
+		rx->state_ns = now + rx->repeat_ns / SEEN_PART;
+	rx->seen_news = false;
 	if (!rx->session_up || (!rx->dirty && now < rx->state_ns))
 		return;
 	if (kvpi_rx_tell(rx, now)) {

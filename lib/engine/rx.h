@@ -74,6 +74,7 @@ typedef struct kvpi_rx {
 	kvpi_list peeks;
 	bool session_up, conn_up;
 	bool dirty;       /* the sender does not know our state */
+	bool seen_news;   /* it knows it, but for `seen`, for which it does not wait: told with the next state, or soon */
 	int64_t state_ns; /* when to send it again in any case */
 	int64_t retry_ns;
 } kvpi_rx;

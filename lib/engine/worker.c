@@ -8,6 +8,7 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <netdb.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -182,10 +183,28 @@ void kvpi_engine_cancel_sends(kvpi_engine *engine)
 	order(engine, &engine->cancel_all);
 }
 
+/* Looks a name up, for which the worker must not wait. */
+static bool as_numbers(const char *url, char *out, size_t size)
+{
+	struct sockaddr_storage at;
+	socklen_t len;
+	kvpi_addr addr;
+
+	if (kvpi_addr_parse(url, &addr) != KVP_OK || kvpi_addr_resolve(&addr, &at, &len) != KVP_OK ||
+	    getnameinfo((struct sockaddr *)&at, len, addr.host, sizeof(addr.host), NULL, 0, NI_NUMERICHOST) != 0)
+		return false;
+	kvpi_addr_format(&addr, out, size);
+	return true;
+}
+
 void kvpi_engine_dial(kvpi_engine *engine, const char *url, const char *service, int64_t deadline_ns)
 {
+	char numeric[sizeof(engine->dial_url)];
+	const char *from = as_numbers(url, numeric, sizeof(numeric)) ? numeric : url;
+
+	/* What cannot be looked up here is left to the worker, whose own try says why. */
 	pthread_mutex_lock(&engine->mutex);
-	snprintf(engine->dial_url, sizeof(engine->dial_url), "%s", url);
+	snprintf(engine->dial_url, sizeof(engine->dial_url), "%s", from);
 	snprintf(engine->dial_service, sizeof(engine->dial_service), "%s", service);
 	engine->dial_deadline_ns = deadline_ns;
 	engine->dial_wanted = true;
@@ -197,12 +216,16 @@ void kvpi_engine_dial(kvpi_engine *engine, const char *url, const char *service,
 
 kvp_status kvpi_engine_wait_link(kvpi_engine *engine, kvpi_link *link, int64_t deadline_ns)
 {
+	kvpi_link *other = link == &engine->out ? &engine->in : &engine->out;
 	kvp_status status;
 
 	pthread_mutex_lock(&engine->mutex);
-	while (link->status == KVP_PENDING)
+	/* That no plane fits is true of both directions, but each end may hear it of one only. */
+	while (link->status == KVP_PENDING && !(other->used && other->status == KVP_E_NO_PLANE))
 		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
 			break;
+	if (link->status == KVP_PENDING && other->used && other->status == KVP_E_NO_PLANE)
+		link = other;
 	status = link->status;
 	if (status == KVP_PENDING)
 		status = kvpi_error(KVP_E_TIMEOUT, "no connection %s yet%s%s",
@@ -396,7 +419,7 @@ bool kvpi_engine_step(kvpi_engine *engine)
 int64_t kvpi_engine_next(const kvpi_engine *engine)
 {
 	int64_t times[] = {kvpi_hub_next(engine->hub), kvpi_tx_next(&engine->tx), kvpi_rx_next(&engine->rx),
-	                   engine->out.reconnect_ns, engine->in.reconnect_ns};
+	                   engine->out.reconnect_ns, engine->in.reconnect_ns, engine->out.gone_ns, engine->in.gone_ns};
 	int64_t at = KVPI_NEVER;
 
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)

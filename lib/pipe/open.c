@@ -56,6 +56,7 @@ static kvp_status check_options(kvp_pipe_options *options)
 {
 	const char *device = options->kv_buffer_device;
 	const char *ends[3] = {options->endpoint, options->send_to, options->recv_from};
+	kvp_status status;
 
 	if (options->endpoint == NULL && options->kv_rank >= options->kv_parallel_size)
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: kv_rank %d is not below kv_parallel_size %d",
@@ -72,16 +73,16 @@ static kvp_status check_options(kvp_pipe_options *options)
 		                  options->kv_port, options->kv_port_offset);
 	if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0 && strcmp(device, "cuda") != 0)
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: kv_buffer_device \"%s\" is not auto, cpu or cuda", device);
-	if (strcmp(device, "cuda") == 0)
-		return kvpi_error(KVP_E_UNSUPPORTED, "kvp_pipe_open: no data plane carries CUDA memory yet; "
-		                  "copy to host memory and use kv_buffer_device cpu");
+	if (strcmp(device, "cuda") == 0 && kvpi_device_find(KVP_MEMORY_CUDA) == NULL)
+		return kvpi_error(KVP_E_UNSUPPORTED, "kvp_pipe_open: this library was built without CUDA");
 	if (!is_name(options->name, 50))
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: name is not 1 to 50 letters, digits, '.', '-' or '_'");
 	for (size_t i = 0; i < 3; i++)
 		if (ends[i] != NULL && !is_name(ends[i], 32))
 			return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: endpoint, send_to and recv_from are 1 to 32 letters, "
 			                  "digits, '.', '-' or '_'");
-	return prefix(kvpi_engine_check_planes(options->planes));
+	status = kvpi_engine_check_cpu(options->worker_cpu);
+	return prefix(status != KVP_OK ? status : kvpi_engine_check_planes(options->planes));
 }
 
 /* A NULL string means its default, as a zeroed field in a hand-made struct would. */
