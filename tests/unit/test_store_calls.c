@@ -143,10 +143,36 @@ START_TEST(a_new_incarnation_ends_all)
 	ck_assert_ptr_null(last_read);
 	ck_assert_uint_eq(atomic_load(&calls.incarnation), 2);
 	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
-	/* The handle goes on with the new one. */
-	add_sent(&later, 2);
+	/* The handle goes on with the new one, once a ping is ahead: its connection has no name yet. */
+	add(&later);
+	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
+	ck_assert_int_le(kvpi_store_calls_ping_due(&calls), 2);
+	kvpi_store_calls_pinged(&calls, 2000, 2);
+	ck_assert_ptr_eq(kvpi_store_calls_unsent(&calls), &later);
+	kvpi_store_calls_sent(&calls, &later, 2);
 	reply(later.id, 2, KVP_OK, 0, 3);
 	check_done(&later, KVP_OK);
+}
+END_TEST
+
+/* The first ping went with its connection, unanswered: the name of the next one is the first that is heard. */
+START_TEST(a_connection_that_broke_without_a_name_is_noticed)
+{
+	kvpi_store_call old, later;
+
+	begin();
+	add_sent(&old, 0);
+	kvpi_store_calls_pinged(&calls, 1001, 1000 * MS);
+	add_sent(&later, 1000 * MS);
+	reply(1001, 1, KVP_OK, 8, 1001 * MS);
+	check_done(&old, KVP_E_STORE_LOST);
+	ck_assert(!later.done);
+	/* Answers that only come late, but in order, say nothing of the kind. */
+	kvpi_store_calls_pinged(&calls, 1002, 2000 * MS);
+	kvpi_store_calls_pinged(&calls, 1003, 3000 * MS);
+	reply(1002, 1, KVP_OK, 8, 3500 * MS);
+	reply(1003, 1, KVP_OK, 8, 3600 * MS);
+	ck_assert(!later.done);
 }
 END_TEST
 
@@ -332,5 +358,4 @@ END_TEST
 
 KIT_MAIN("store calls", replies_find_their_calls, sent_in_order_of_arrival,
     a_new_incarnation_ends_all, a_new_connection_ends_what_hung_on_the_old_one,
-    calls_sent_after_the_ping_survive, pings_while_pending, what_silence_means,
-    what_may_be_said_again, meant_for_another_store)
+    calls_sent_after_the_ping_survive, pings_while_pending, what_silence_means, what_may_be_said_again, meant_for_another_store, a_connection_that_broke_without_a_name_is_noticed)
