@@ -293,7 +293,7 @@ kvpi_keyring *kvpi_context_keyring(const kvp_context *context)
 bool kvpi_context_keys(const kvp_context *context, kvpi_keys *keys)
 {
 	*keys = (kvpi_keys){0};
-	if (context->keyring != NULL)
+	if (context != NULL && context->keyring != NULL)
 		(void)kvpi_keyring_get(context->keyring, keys);
 	return keys->count > 0;
 }

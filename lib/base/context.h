@@ -29,7 +29,7 @@ kvp_status kvpi_context_get(kvp_context *context, kvpi_context_slot slot,
 kvpi_metrics *kvpi_context_metrics(kvp_context *context);
 int kvpi_context_io_threads(const kvp_context *context);
 
-/* The cluster key as it is now.  Any thread.  False, and a count of 0, when the context has none.  The caller wipes
+/* The cluster key as it is now.  Any thread.  False, and a count of 0, when the context has none, or is NULL.  The caller wipes
  * what it got (kvpi_keys_wipe). */
 bool kvpi_context_keys(const kvp_context *context, kvpi_keys *keys);
 kvpi_keyring *kvpi_context_keyring(const kvp_context *context); /* NULL: none; lives as long as the context */

@@ -339,6 +339,7 @@ static void end_if_refused(kvpi_hub *hub, peer *p)
 	status = kvpi_zsock_trouble(p->dealer);
 	if (status == KVP_OK)
 		return;
+	p->session.locked_out = true;
 	p->session.state = KVPI_SESSION_ENDED;
 	hub->ops->ended(hub->user, &p->session, status, kvp_last_error());
 }

@@ -49,6 +49,7 @@ typedef struct kvpi_link {
 	size_t address_len;
 	int64_t reconnect_ns, backoff_ns; /* KVPI_NEVER when there is nothing to do */
 	char lost_text[256];
+	atomic_bool locked_out; /* any thread: the last session ended for the reason of that name (session.h) */
 	/* published */
 	kvp_status status; /* KVP_PENDING: not up yet; KVP_OK; else why it is over */
 	char text[KVPI_ERROR_MAX];

@@ -233,8 +233,10 @@ static void hub_message(void *user, kvpi_session *session, const kvpi_msg *msg, 
 static void hub_ended(void *user, kvpi_session *session, kvp_status status, const char *text)
 {
 	kvpi_engine *engine = user;
+	kvpi_link *link = session->user;
 
-	kvpi_link_end(session->user, status, text, kvpi_now(engine->clock));
+	atomic_store(&link->locked_out, session->locked_out);
+	kvpi_link_end(link, status, text, kvpi_now(engine->clock));
 }
 
 const kvpi_hub_ops kvpi_link_hub_ops = {

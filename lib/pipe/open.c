@@ -293,7 +293,7 @@ static kvp_status dial_by_name(kvp_pipe *pipe, const kvp_pipe_options *options, 
 		kvp_bytes_free(&value);
 		status = kvpi_engine_wait_link(pipe->engine, &pipe->engine->out,
 		                               slice_ns < deadline_ns ? slice_ns : deadline_ns);
-		if (status == KVP_OK || !may_be_stale(status))
+		if (status == KVP_OK || !may_be_stale(status) || atomic_load(&pipe->engine->out.locked_out))
 			return status;
 		fresh = status != KVP_E_TIMEOUT;
 		if (now_ns() < deadline_ns) {

@@ -220,6 +220,15 @@ static void destroy(kvp_store *store)
 	free(store);
 }
 
+/* Without a key of our own, a store that has one is just silent: is that it? */
+static bool lacks_key(const kvp_store *store, int64_t deadline_ns)
+{
+	const int64_t attempt_ns = deadline_in(OPEN_ATTEMPT_MS);
+
+	return kvpi_context_keyring(store->context) == NULL && !kvpi_store_link_met_somebody(store->link) &&
+	       kvpi_store_wants_key(store->url, attempt_ns < deadline_ns ? attempt_ns : deadline_ns);
+}
+
 /* Asks until somebody answers: the request may be lost with a connection. */
 static kvp_status greet(kvp_store *store, int ms)
 {
@@ -237,6 +246,11 @@ static kvp_status greet(kvp_store *store, int ms)
 		msg.u.store_open.version_max = KVPI_WIRE_VERSION_MAX;
 		status =
 		    exchange(store, &msg, &a, attempt_ns < last_ns ? attempt_ns : last_ns, &call);
+		if (status == KVP_E_STORE_LOST && lacks_key(store, deadline_ns))
+			return kvpi_error(KVP_E_REFUSED,
+			    "kvp_store_open: the store at %s asks for a cluster key, and this end has none; name "
+			    "the key file in KVPIPE_KEY_FILE",
+			    store->url);
 	} while ((status == KVP_E_STORE_LOST || status == KVP_E_STORE_RESTARTED) &&
 	         kvpi_now(&kvpi_clock_real) < last_ns);
 

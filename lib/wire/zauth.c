@@ -148,8 +148,10 @@ static bool answer_one(kvpi_zauth *auth)
 
 static void tell(kvpi_zwatch *watch)
 {
-	if (watch->news != NULL)
-		kvpi_wakeup_post(watch->news);
+	if (watch->news == NULL)
+		return;
+	atomic_store(&watch->fresh, true);
+	kvpi_wakeup_post(watch->news);
 }
 
 static void forget(kvpi_zauth *auth, kvpi_zwatch *watch)

@@ -35,6 +35,7 @@ typedef struct kvpi_zwatch {
 	int64_t connected_ns; /* when the last handshake began */
 	atomic_uint failures; /* handshakes that the peer cut off since the last good one */
 	atomic_bool mismatch; /* the peer has no cluster key at all */
+	atomic_bool fresh;    /* there is something that the owner has not looked at */
 } kvpi_zwatch;
 
 /* `zmq` has no bound socket yet.  Borrows both until stopped. */

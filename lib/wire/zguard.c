@@ -223,7 +223,9 @@ static void look_as_client(kvpi_zguard *guard)
 
 bool kvpi_zguard_look(kvpi_zguard *guard)
 {
-	if (atomic_load_explicit(&guard->news.pending, memory_order_acquire)) {
+	if (atomic_load_explicit(&guard->watch->fresh, memory_order_relaxed)) {
+		/* What is told from here on is seen below, or at the next look. */
+		atomic_store(&guard->watch->fresh, false);
 		kvpi_wakeup_clear(&guard->news);
 		if (guard->server)
 			look_as_server(guard);

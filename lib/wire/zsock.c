@@ -449,6 +449,8 @@ kvp_status kvpi_zsock_recv(kvpi_zsock *sock, kvpi_zid *from, kvpi_view *frame)
 	kvpi_zid id = {0};
 	bool id_ours = true;
 
+	if (sock->guard != NULL)
+		(void)kvpi_zguard_look(sock->guard);
 	if (sock->draining)
 		drain(sock);
 	if (sock->draining)
