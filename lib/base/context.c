@@ -270,6 +270,16 @@ kvp_status kvpi_context_get(kvp_context *context, kvpi_context_slot which,
 	return status;
 }
 
+void *kvpi_context_peek(kvp_context *context, kvpi_context_slot which)
+{
+	void *object;
+
+	pthread_mutex_lock(&context->mutex);
+	object = context->slots[which].object;
+	pthread_mutex_unlock(&context->mutex);
+	return object;
+}
+
 kvpi_metrics *kvpi_context_metrics(kvp_context *context)
 {
 	return &context->metrics;

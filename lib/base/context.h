@@ -13,6 +13,7 @@
 typedef enum kvpi_context_slot {
 	KVPI_SLOT_ZMQ,  /* wire: the ZeroMQ context */
 	KVPI_SLOT_SELF, /* plane: the meeting place of endpoints of this process */
+	KVPI_SLOT_MEM,  /* share: memories that can be mapped into peers, by address */
 	KVPI_SLOT_COUNT
 } kvpi_context_slot;
 
@@ -25,6 +26,9 @@ void kvpi_context_release(kvp_context *context); /* NULL is fine; the last one d
 kvp_status kvpi_context_get(kvp_context *context, kvpi_context_slot slot,
                             kvp_status (*create)(kvp_context *context, void **object),
                             void (*destroy)(void *object), void **object);
+
+/* The slot's object, NULL if nobody has asked for it yet.  Any thread that holds the context. */
+void *kvpi_context_peek(kvp_context *context, kvpi_context_slot slot);
 
 kvpi_metrics *kvpi_context_metrics(kvp_context *context);
 int kvpi_context_io_threads(const kvp_context *context);

@@ -88,8 +88,9 @@ bool kvpi_hostid_same_host(const kvpi_hostid *a, const kvpi_hostid *b)
 void kvpi_hostid_format(const kvpi_hostid *id, char *out, size_t len)
 {
 	snprintf(out, len,
-	    "boot=%s name=%s shm=%" PRIu64 " ipc=%" PRIu64 " pid=%" PRIu64 " net=%" PRIu64,
-	    id->boot_id, id->host_name, id->shm_dev, id->ipc_ns, id->pid_ns, id->net_ns);
+	    "boot=%s name=%s shm=%" PRIu64 " ipc=%" PRIu64 " pid=%" PRIu64 " net=%" PRIu64 " rundev=%" PRIu64
+	    " runino=%" PRIu64,
+	    id->boot_id, id->host_name, id->shm_dev, id->ipc_ns, id->pid_ns, id->net_ns, id->run_dev, id->run_ino);
 }
 
 static bool parse_word(char *out, size_t size, const char *text, size_t len)
@@ -135,20 +136,29 @@ static bool parse_field(kvpi_hostid *id, size_t field, const char *text, size_t 
 		return parse_number(&id->ipc_ns, text, len);
 	case 4:
 		return parse_number(&id->pid_ns, text, len);
-	default:
+	case 5:
 		return parse_number(&id->net_ns, text, len);
+	case 6:
+		return parse_number(&id->run_dev, text, len);
+	default:
+		return parse_number(&id->run_ino, text, len);
 	}
 }
+
+#define REQUIRED 6 /* the fields that every version writes */
 
 /* The fields in their order; what a newer version has put behind them is passed over. */
 bool kvpi_hostid_parse(kvpi_hostid *id, const char *text, size_t len)
 {
-	static const char *const keys[] = {"boot=", "name=", "shm=", "ipc=", "pid=", "net="};
+	static const char *const keys[] = {
+	    "boot=", "name=", "shm=", "ipc=", "pid=", "net=", "rundev=", "runino="};
 	kvpi_hostid parsed = {0};
 
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
 		size_t key_len = strlen(keys[i]);
 
+		if (i >= REQUIRED && (len <= key_len || *text != ' ' || memcmp(text + 1, keys[i], key_len) != 0))
+			break; /* an older version; or what a newer one has put there */
 		if (i > 0) {
 			if (len == 0 || *text != ' ')
 				return false;

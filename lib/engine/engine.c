@@ -5,6 +5,7 @@
 #include "base/context.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "share/broker.h"
 #include "wire/auth.h"
 
 #include <stdio.h>
@@ -116,6 +117,7 @@ static kvp_status open_planes(kvpi_engine *engine, const kvpi_engine_params *par
 static void introduce(kvpi_engine *engine, const kvpi_engine_params *params)
 {
 	kvpi_identity *me = &engine->me;
+	kvpi_broker_facts broker;
 
 	kvpi_random(me->uuid, sizeof(me->uuid));
 	memcpy(me->process, kvpi_context_uuid(engine->context), sizeof(me->process));
@@ -124,6 +126,9 @@ static void introduce(kvpi_engine *engine, const kvpi_engine_params *params)
 	kvpi_hash(me->compat_text, strlen(me->compat_text), me->compat);
 	me->heartbeat_ms = params->heartbeat_ms;
 	kvpi_hostid_read(&engine->facts.host);
+	kvpi_broker_facts_read(&broker);
+	engine->facts.host.run_dev = broker.dir_dev;
+	engine->facts.host.run_ino = broker.dir_ino;
 	kvpi_hostid_format(&engine->facts.host, me->host, sizeof(me->host));
 	memcpy(engine->facts.process, me->process, sizeof(me->process));
 }

@@ -8,6 +8,7 @@
 #include "plane/plane.h"
 
 extern const kvpi_plane_ops kvpi_plane_self;
+extern const kvpi_plane_ops kvpi_plane_shm;
 extern const kvpi_plane_ops kvpi_plane_tcp;
 
 #endif

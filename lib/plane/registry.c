@@ -9,6 +9,7 @@
 /* Best first. */
 static const kvpi_plane_ops *const planes[] = {
     &kvpi_plane_self,
+    &kvpi_plane_shm,
     &kvpi_plane_tcp,
     NULL,
 };

@@ -12,8 +12,11 @@ static const kvpi_hostid sample = {.boot_id = "0a1b",
     .shm_dev = 25,
     .ipc_ns = 4026531839,
     .pid_ns = UINT64_MAX,
-    .net_ns = 0};
-#define SAMPLE_TEXT "boot=0a1b name=box shm=25 ipc=4026531839 pid=18446744073709551615 net=0"
+    .net_ns = 0,
+    .run_dev = 27,
+    .run_ino = 1234};
+#define OLD_TEXT "boot=0a1b name=box shm=25 ipc=4026531839 pid=18446744073709551615 net=0"
+#define SAMPLE_TEXT OLD_TEXT " rundev=27 runino=1234"
 
 static void check_equal(const kvpi_hostid *a, const kvpi_hostid *b)
 {
@@ -23,6 +26,8 @@ static void check_equal(const kvpi_hostid *a, const kvpi_hostid *b)
 	ck_assert_uint_eq(a->ipc_ns, b->ipc_ns);
 	ck_assert_uint_eq(a->pid_ns, b->pid_ns);
 	ck_assert_uint_eq(a->net_ns, b->net_ns);
+	ck_assert_uint_eq(a->run_dev, b->run_dev);
+	ck_assert_uint_eq(a->run_ino, b->run_ino);
 }
 
 START_TEST(the_same_process_reads_the_same)
@@ -103,6 +108,11 @@ START_TEST(the_line_goes_there_and_back)
 	const char *unknown = "boot= name= shm=0 ipc=0 pid=0 net=0 user=5";
 	ck_assert(kvpi_hostid_parse(&id, unknown, strlen(unknown)));
 	check_equal(&id, &(kvpi_hostid){.shm_dev = 0});
+	/* What an older version does not know is unknown. */
+	ck_assert(kvpi_hostid_parse(&id, OLD_TEXT, strlen(OLD_TEXT)));
+	ck_assert_uint_eq(id.pid_ns, sample.pid_ns);
+	ck_assert_uint_eq(id.run_dev + id.run_ino, 0);
+	ck_assert(!kvpi_hostid_parse(&id, OLD_TEXT " rundev=x", strlen(OLD_TEXT " rundev=x")));
 }
 END_TEST
 
@@ -128,7 +138,7 @@ START_TEST(other_lines_are_refused)
 		kit_check_fill(&id, sizeof(id), 3);
 	}
 	/* Nothing behind len is looked at: each beginning is given without what follows. */
-	size_t shortest = strlen(SAMPLE_TEXT);
+	size_t shortest = strlen(OLD_TEXT);
 	for (size_t len = 0; len < shortest; len++) {
 		char *piece = malloc(len == 0 ? 1 : len);
 
