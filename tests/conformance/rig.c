@@ -9,13 +9,47 @@
 #include <stdlib.h>
 #include <string.h>
 
-int rig_plane_count(void)
+/* What the suite runs beside each plane as it comes. */
+static const struct {
+	const char *name;
+	rig_settings settings;
+} extra[] = {
+    {"tcp", {.streams = 4, .checksum = true}},
+};
+#define EXTRA ((int)(sizeof(extra) / sizeof(extra[0])))
+
+static int registered(void)
 {
 	int count = 0;
 
 	while (kvpi_plane_registry()[count] != NULL)
 		count++;
 	return count;
+}
+
+int rig_plane_count(void)
+{
+	return registered() + EXTRA;
+}
+
+/* The plane of that number, and how it is opened. */
+static const kvpi_plane_ops *plane_at(int index, rig_settings *settings)
+{
+	const int count = registered();
+
+	ck_assert_int_lt(index, count + EXTRA);
+	*settings = index < count ? (rig_settings){.streams = 0} : extra[index - count].settings;
+	return index < count ? kvpi_plane_registry()[index]
+	                     : kvpi_plane_find(extra[index - count].name, strlen(extra[index - count].name));
+}
+
+int rig_plane_find(const char *name)
+{
+	int index = 0;
+
+	while (strcmp(kvpi_plane_registry()[index]->name, name) != 0)
+		index++;
+	return index;
 }
 
 static void on_event(void *user, const kvpi_plane_event *event)
@@ -45,10 +79,12 @@ static void wake(void *user)
 	kvpi_wakeup_post(&((rig_end *)user)->wakeup);
 }
 
-static void open_end(rig *r, rig_end *end, uint64_t staging_bytes)
+static void open_end(rig *r, rig_end *end, rig_settings settings, uint64_t staging_bytes)
 {
 	const kvpi_plane_params params = {.context = r->context,
 	    .listen = {.bind_host = "127.0.0.1"},
+	    .streams = settings.streams,
+	    .checksum = settings.checksum,
 	    .staging_bytes = staging_bytes,
 	    .on_event = on_event,
 	    .wake = wake,
@@ -61,16 +97,24 @@ static void open_end(rig *r, rig_end *end, uint64_t staging_bytes)
 
 rig *rig_new(int index, uint64_t staging_bytes)
 {
+	rig_settings settings;
+	const kvpi_plane_ops *ops = plane_at(index, &settings);
+
+	return rig_new_of(ops, settings, settings, staging_bytes);
+}
+
+rig *rig_new_of(const kvpi_plane_ops *ops, rig_settings a, rig_settings b, uint64_t staging_bytes)
+{
 	static uint64_t number;
 	rig *r = calloc(1, sizeof(*r));
 
 	ck_assert_ptr_nonnull(r);
-	r->ops = kvpi_plane_registry()[index];
+	r->ops = ops;
 	r->budget = RIG_BUDGET;
 	kit_random_fill(r->token, sizeof(r->token), ++number);
 	KIT_OK(kvpi_context_hold(NULL, &r->context));
-	open_end(r, &r->a, staging_bytes);
-	open_end(r, &r->b, staging_bytes);
+	open_end(r, &r->a, a, staging_bytes);
+	open_end(r, &r->b, b, staging_bytes);
 	return r;
 }
 

@@ -44,11 +44,19 @@ typedef struct rig {
 	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
 } rig;
 
-int rig_plane_count(void);
+/* As in the plane's parameters. */
+typedef struct rig_settings {
+	int streams;
+	bool checksum;
+} rig_settings;
 
-/* Opens both ends of plane number `index` of the registry, not connected; staging_bytes as in the plane's
- * parameters. */
+/* The planes of the registry as they come, and behind them some again with other settings. */
+int rig_plane_count(void);
+int rig_plane_find(const char *name); /* as it comes */
+
+/* Opens both ends of plane number `index`, not connected; staging_bytes as in the plane's parameters. */
 rig *rig_new(int index, uint64_t staging_bytes);
+rig *rig_new_of(const kvpi_plane_ops *ops, rig_settings a, rig_settings b, uint64_t staging_bytes);
 /* The same, connected. */
 rig *rig_new_connected(int index, uint64_t staging_bytes);
 void rig_free(rig *rig); /* in whatever state */
