@@ -34,6 +34,7 @@ struct kvpi_hub {
 	kvpi_list peers;
 	unsigned accepted;
 	uint64_t protocol_errors;
+	bool looked; /* no socket was touched since kvpi_hub_arm found that nothing waits */
 	kvpi_msg msg;       /* of the frame being handled; too large for some stacks, like */
 	kvpi_answer answer; /* this */
 };
@@ -49,6 +50,7 @@ static bool peer_send(kvpi_session *session, const kvpi_msg *msg)
 	kvpi_hub *hub = to->hub;
 	kvp_status status;
 
+	hub->looked = false;
 	kvpi_buf_clear(&hub->out);
 	status = kvpi_msg_encode(msg, &hub->out);
 	if (status == KVP_OK)
@@ -186,6 +188,7 @@ kvp_status kvpi_hub_dial(kvpi_hub *hub, const char *url, const char *service, co
 	kvpi_session_dial(&p->session, hub->me, &session_ops, session_user, service, url, nonce, planes, plane_count,
 	                  now, deadline_ns);
 	kvpi_list_append(&hub->peers, &p->node);
+	hub->looked = false;
 	*session = &p->session;
 	return KVP_OK;
 }
@@ -349,6 +352,7 @@ bool kvpi_hub_step(kvpi_hub *hub, int64_t now)
 	bool more = false;
 	int left = FRAMES_PER_STEP;
 
+	hub->looked = false;
 	while (left > 0 && receive_one(hub, hub->router, NULL, now))
 		left--;
 	more = left == 0;
@@ -387,7 +391,8 @@ int kvpi_hub_arm(kvpi_hub *hub, struct pollfd *fds, int max)
 {
 	int count = 0;
 
-	if (kvpi_zsock_ready(hub->router))
+	/* Asking ZeroMQ costs system calls, and its descriptors stay readable until it has been asked again: once will do. */
+	if (!hub->looked && kvpi_zsock_ready(hub->router))
 		return -1;
 	if (max > 0)
 		fds[count++] = (struct pollfd){kvpi_zsock_fd(hub->router), POLLIN, 0};
@@ -396,11 +401,12 @@ int kvpi_hub_arm(kvpi_hub *hub, struct pollfd *fds, int max)
 
 		if (p->dealer == NULL)
 			continue;
-		if (kvpi_zsock_ready(p->dealer))
+		if (!hub->looked && kvpi_zsock_ready(p->dealer))
 			return -1;
 		if (count < max)
 			fds[count++] = (struct pollfd){kvpi_zsock_fd(p->dealer), POLLIN, 0};
 	}
+	hub->looked = true;
 	return count;
 }
 

@@ -140,9 +140,12 @@ static void init_links(kvpi_engine *engine)
 	engine->out.engine = engine->in.engine = engine;
 	engine->out.status = engine->in.status = KVP_PENDING;
 	engine->out.reconnect_ns = engine->in.reconnect_ns = KVPI_NEVER;
+	engine->out.gone_ns = engine->in.gone_ns = KVPI_NEVER;
 	kvpi_tx_init(&engine->tx, &kvpi_link_tx_ops, engine, repeat_ns);
 	kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, repeat_ns);
 	engine->open_low = 1;
+	engine->awaited = UINT64_MAX;
+	engine->hub_wanted = true;
 }
 
 kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
@@ -153,6 +156,9 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 	if (engine == NULL)
 		return kvpi_error_nomem("an engine");
 	engine->clock = params->clock ? params->clock : &kvpi_clock_real;
+	engine->worker_cpu = params->worker_cpu;
+	/* With one CPU, whoever looks for news keeps those from running who make them. */
+	engine->poll_ns = kvpi_engine_cpus() > 1 ? params->poll_ns : 0;
 	engine->on_room = params->on_room;
 	engine->on_room_user = params->on_room_user;
 	kvpi_list_init(&engine->inbox);
@@ -169,9 +175,18 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 		goto err_fini_cond;
 	introduce(engine, params);
 	init_links(engine);
+	kvpi_buf_init(&engine->frame);
+	engine->reader = kvpi_msg_reader_new();
+	if (engine->reader == NULL) {
+		status = kvpi_error_nomem("a message reader");
+		goto err_release;
+	}
+	status = kvpi_request_pool_new(engine->poll_ns, &engine->requests);
+	if (status != KVP_OK)
+		goto err_free_reader;
 	status = kvpi_heap_reserve(&engine->tx.expiry, KVPI_ENGINE_ITEMS_MAX);
 	if (status != KVP_OK)
-		goto err_release;
+		goto err_close_pool;
 	status = kvpi_wakeup_init(&engine->wakeup);
 	if (status != KVP_OK)
 		goto err_fini_tx;
@@ -206,6 +221,10 @@ err_fini_wakeup:
 	kvpi_wakeup_fini(&engine->wakeup);
 err_fini_tx:
 	kvpi_tx_fini(&engine->tx);
+err_close_pool:
+	kvpi_request_pool_close(engine->requests);
+err_free_reader:
+	kvpi_msg_reader_free(engine->reader);
 err_release:
 	kvpi_context_release(engine->context);
 err_fini_cond:
@@ -222,9 +241,7 @@ static bool join(kvpi_engine *engine)
 	int64_t deadline_ns = kvpi_deadline_ms(kvpi_now(&kvpi_clock_real), JOIN_MS);
 	bool left;
 
-	pthread_mutex_lock(&engine->mutex);
-	engine->stop = true;
-	pthread_mutex_unlock(&engine->mutex);
+	atomic_store(&engine->stop, true);
 	if (!engine->threaded)
 		return true;
 	kvpi_wakeup_post(&engine->wakeup);
@@ -274,6 +291,7 @@ void kvpi_engine_tidy(kvpi_engine *engine)
 	kvpi_tx_fail(&engine->tx, KVP_E_CLOSED, "the handle was freed", now);
 	kvpi_rx_fail(&engine->rx, KVP_E_CLOSED, "the handle was freed", now);
 	kvpi_link_settle(engine, now);
+	kvpi_link_farewell(engine, now);
 	kvpi_hub_free(engine->hub, now);
 	close_planes(engine);
 	kvpi_metrics_remove(kvpi_context_metrics(engine->context), &engine->metric_source);
@@ -281,6 +299,10 @@ void kvpi_engine_tidy(kvpi_engine *engine)
 	kvpi_admission_fini(&engine->bytes);
 	kvpi_wakeup_fini(&engine->wakeup);
 	kvpi_tx_fini(&engine->tx);
+	kvpi_request_pool_close(engine->requests);
+	kvpi_msg_reader_free(engine->reader);
+	kvpi_buf_fini(&engine->frame);
+	free(engine->rx.room);
 	pthread_cond_destroy(&engine->changed);
 	pthread_mutex_destroy(&engine->mutex);
 	kvpi_context_release(engine->context);

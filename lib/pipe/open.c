@@ -55,6 +55,7 @@ static kvp_status check_options(kvp_pipe_options *options)
 {
 	const char *device = options->kv_buffer_device;
 	const char *ends[3] = {options->endpoint, options->send_to, options->recv_from};
+	kvp_status status;
 
 	if (options->endpoint == NULL && options->kv_rank >= options->kv_parallel_size)
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: kv_rank %d is not below kv_parallel_size %d",
@@ -80,7 +81,8 @@ static kvp_status check_options(kvp_pipe_options *options)
 		if (ends[i] != NULL && !is_name(ends[i], 32))
 			return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: endpoint, send_to and recv_from are 1 to 32 letters, "
 			                  "digits, '.', '-' or '_'");
-	return prefix(kvpi_engine_check_planes(options->planes));
+	status = kvpi_engine_check_cpu(options->worker_cpu);
+	return prefix(status != KVP_OK ? status : kvpi_engine_check_planes(options->planes));
 }
 
 /* A NULL string means its default, as a zeroed field in a hand-made struct would. */

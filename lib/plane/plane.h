@@ -72,6 +72,8 @@ typedef struct kvpi_plane_event {
 	kvpi_transfer_id id;
 	kvp_status status;
 	const char *text; /* borrowed */
+	bool final;       /* LOST: proven that the peer will not come back: its process has ended, or on this machine nobody
+	                     listens any more where it did */
 	const void *data;
 	size_t len;
 } kvpi_plane_event;
