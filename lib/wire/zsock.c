@@ -478,9 +478,15 @@ kvp_status kvpi_zsock_recv(kvpi_zsock *sock, kvpi_zid *from, kvpi_view *frame)
 	*frame = kvpi_view_of(zmq_msg_data(&sock->frame), zmq_msg_size(&sock->frame));
 	return KVP_OK;
 err:
+	/* So often that it must not cost the formatting of a sentence. */
 	if (zmq_errno() == EAGAIN)
-		return kvpi_error(KVP_E_AGAIN, "no message on %s", sock->url);
+		return kvpi_error_set(KVP_E_AGAIN, "no message has come");
 	return zmq_error("cannot receive on", sock->url);
+}
+
+bool kvpi_zsock_draining(const kvpi_zsock *sock)
+{
+	return sock->draining;
 }
 
 int kvpi_zsock_fd(const kvpi_zsock *sock)

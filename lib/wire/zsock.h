@@ -81,6 +81,12 @@ kvp_status kvpi_zsock_send(kvpi_zsock *sock, const kvpi_zid *to, const void *fra
  * peer on a ROUTER.  KVP_E_AGAIN: none.  KVP_E_PROTOCOL: a message of several frames from *from, dropped. */
 kvp_status kvpi_zsock_recv(kvpi_zsock *sock, kvpi_zid *from, kvpi_view *frame);
 
+/* After KVP_E_AGAIN of a recv: true when it came amid a long message that is being dropped.  Then recv wants to be
+ * called again.  False: nothing is left, and the descriptor tells of the next message, if the socket is left alone
+ * until then (a send may eat the news).  A loop that receives until this is false needs no kvpi_zsock_ready, which
+ * is a system call. */
+bool kvpi_zsock_draining(const kvpi_zsock *sock);
+
 int kvpi_zsock_fd(const kvpi_zsock *sock);  /* poll for POLLIN */
 bool kvpi_zsock_ready(kvpi_zsock *sock);    /* a recv would give something: do not sleep */
 
