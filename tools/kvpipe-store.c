@@ -4,6 +4,7 @@
  * headers only.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <kvpipe/store.h>
 #include <kvpipe/version.h>
@@ -15,6 +16,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define EXIT_USAGE 2
@@ -25,9 +28,12 @@ static const char usage[] =
     "       kvpipe-store [OPTION]... set URL KEY VALUE\n"
     "       kvpipe-store [OPTION]... delete URL KEY\n"
     "       kvpipe-store [OPTION]... list URL [PREFIX]\n"
+    "       kvpipe-store --make-key FILE              make a cluster key\n"
     "\n"
     "serving; the url is printed on one line when the store is ready\n"
-    "  --bind HOST:PORT   where to listen; port 0: any free one (127.0.0.1:0)\n"
+    "  --bind HOST:PORT   where to listen; HOST may be an interface, PORT a range\n"
+    "                     first-last; port 0: any free one (127.0.0.1:0)\n"
+    "  --advertise HOST   what clients are told to connect to (what is bound)\n"
     "  --url-file FILE    write the url there, too\n"
     "  --max-bytes BYTES  of keys and values together; also 64KiB, 2MiB, 1GiB (1GiB)\n"
     "  --max-keys N       number of keys (1000000)\n"
@@ -37,13 +43,16 @@ static const char usage[] =
     "  --wait             get: wait for the key to be set\n"
     "  --ttl-ms MS        set: the key goes after that time\n"
     "  --uses N           set: the key goes after so many takes\n"
+    "both\n"
+    "  --key-file FILE    the cluster key (the file that KVPIPE_KEY_FILE names);\n"
+    "                     without one, only loopback is bound\n"
     "\n"
     "  --help, --version\n";
 
 typedef struct arguments {
 	kvp_store_server_options server;
 	kvp_store_set_options set;
-	const char *url_file;
+	const char *url_file, *key_file, *make_key;
 	int timeout_ms;
 	bool wait;
 } arguments;
@@ -92,7 +101,7 @@ static bool write_url_file(const char *path, const char *url)
 	return false;
 }
 
-static int serve(const arguments *args)
+static int serve(kvp_context *context, const arguments *args)
 {
 	kvp_store_server *server;
 	sigset_t ends;
@@ -104,7 +113,7 @@ static int serve(const arguments *args)
 	sigaddset(&ends, SIGTERM);
 	pthread_sigmask(SIG_BLOCK, &ends, NULL);
 
-	if (kvp_store_server_start(NULL, &args->server, &server) != KVP_OK)
+	if (kvp_store_server_start(context, &args->server, &server) != KVP_OK)
 		return failed();
 	const char *const url = kvp_store_server_url(server);
 	if (printf("%s\n", url) < 0 || fflush(stdout) != 0)
@@ -156,7 +165,7 @@ static int list(kvp_store *store, const arguments *args, const char *prefix)
 }
 
 /* words: the verb, the url, and what else the verb takes. */
-static int run_verb(const arguments *args, char **words, int count)
+static int run_verb(kvp_context *context, const arguments *args, char **words, int count)
 {
 	static const struct {
 		const char *name;
@@ -177,7 +186,7 @@ static int run_verb(const arguments *args, char **words, int count)
 		return EXIT_USAGE;
 	}
 
-	if (kvp_store_open(NULL, words[1], NULL, args->timeout_ms, &store) != KVP_OK)
+	if (kvp_store_open(context, words[1], NULL, args->timeout_ms, &store) != KVP_OK)
 		return failed();
 	switch (verb) {
 	case 0:
@@ -198,6 +207,51 @@ static int run_verb(const arguments *args, char **words, int count)
 		break;
 	}
 	kvp_store_free(store);
+	return code;
+}
+
+/* ---- keys ---- */
+
+static bool write_all(int fd, const char *bytes, size_t len)
+{
+	while (len > 0) {
+		const ssize_t wrote = write(fd, bytes, len);
+
+		if (wrote < 0 && errno != EINTR)
+			return false;
+		bytes += wrote > 0 ? wrote : 0;
+		len -= wrote > 0 ? (size_t)wrote : 0;
+	}
+	return fsync(fd) == 0;
+}
+
+/* A file of its own, or none: what is there is never touched, since a key that is lost locks a cluster out. */
+static int make_key(const char *path)
+{
+	unsigned char key[32];
+	char line[2 * sizeof(key) + 2];
+	int fd, code = EXIT_FAILURE;
+
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
+	if (fd < 0) {
+		complain("cannot make %s: %s", path, strerror(errno));
+		return EXIT_FAILURE;
+	}
+	/* As few bytes as this come whole or not at all. */
+	if (getrandom(key, sizeof(key), 0) == (ssize_t)sizeof(key)) {
+		for (size_t i = 0; i < sizeof(key); i++)
+			snprintf(line + 2 * i, 3, "%02x", key[i]);
+		line[sizeof(line) - 2] = '\n';
+		if (write_all(fd, line, sizeof(line) - 1))
+			code = EXIT_SUCCESS;
+	}
+	explicit_bzero(key, sizeof(key));
+	explicit_bzero(line, sizeof(line));
+	if (code != EXIT_SUCCESS) {
+		complain("cannot write %s: %s", path, strerror(errno));
+		unlink(path);
+	}
+	close(fd);
 	return code;
 }
 
@@ -239,6 +293,9 @@ enum {
 	HELP = 1,
 	VERSION,
 	BIND,
+	ADVERTISE,
+	KEY_FILE,
+	MAKE_KEY,
 	URL_FILE,
 	MAX_BYTES,
 	MAX_KEYS,
@@ -253,6 +310,9 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, HELP},
     {"version", no_argument, NULL, VERSION},
     {"bind", required_argument, NULL, BIND},
+    {"advertise", required_argument, NULL, ADVERTISE},
+    {"key-file", required_argument, NULL, KEY_FILE},
+    {"make-key", required_argument, NULL, MAKE_KEY},
     {"url-file", required_argument, NULL, URL_FILE},
     {"max-bytes", required_argument, NULL, MAX_BYTES},
     {"max-keys", required_argument, NULL, MAX_KEYS},
@@ -272,6 +332,15 @@ static bool take_option(arguments *args, int option, const char *name)
 	switch (option) {
 	case BIND:
 		args->server.bind = optarg;
+		return true;
+	case ADVERTISE:
+		args->server.advertise = optarg;
+		return true;
+	case KEY_FILE:
+		args->key_file = optarg;
+		return true;
+	case MAKE_KEY:
+		args->make_key = optarg;
 		return true;
 	case URL_FILE:
 		args->url_file = optarg;
@@ -303,6 +372,21 @@ static bool take_option(arguments *args, int option, const char *name)
 	}
 }
 
+static int run(const arguments *args, char **words, int count)
+{
+	kvp_context_options options;
+	kvp_context *context;
+	int code;
+
+	kvp_context_options_init(&options);
+	options.key_file = args->key_file;
+	if (kvp_context_new(&context, &options) != KVP_OK)
+		return failed();
+	code = count > 0 ? run_verb(context, args, words, count) : serve(context, args);
+	kvp_context_free(context);
+	return code;
+}
+
 int main(int argc, char **argv)
 {
 	arguments args = {.timeout_ms = 5000};
@@ -321,5 +405,9 @@ int main(int argc, char **argv)
 		if (!take_option(&args, option, long_options[index].name))
 			return EXIT_USAGE;
 	}
-	return optind < argc ? run_verb(&args, argv + optind, argc - optind) : serve(&args);
+	if (args.make_key != NULL && optind < argc) {
+		complain("--make-key takes no other arguments; try --help");
+		return EXIT_USAGE;
+	}
+	return args.make_key != NULL ? make_key(args.make_key) : run(&args, argv + optind, argc - optind);
 }

@@ -130,7 +130,8 @@ static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply
 			continue;
 		if (!renewed && call->add == NULL)
 			continue;
-		if ((call->add != NULL || call->repeats) && say_again(calls, call, now_ns))
+		if ((call->add != NULL || call->repeats || call->harmless) &&
+		    say_again(calls, call, now_ns))
 			continue;
 		kvpi_store_calls_end(calls, call, KVP_E_STORE_LOST,
 			    "the connection to the store broke and was renewed meanwhile; the call "
