@@ -117,6 +117,7 @@ struct kvpi_conn {
 	bool reads;   /* we can read its memory */
 	bool able;    /* it can read ours */
 	bool heard_setup, heard_able;
+	bool watched; /* its pidfd is in the plane's set */
 	unsigned char witness[16]; /* what the peer reads to find that out; random */
 	kvpi_imports *imports;
 	kvpi_shm_announced announced[KVPI_SHM_MEMORIES];
@@ -194,6 +195,7 @@ kvp_status kvpi_shm_page_new(kvpi_conn *conn);
 void kvpi_shm_page_free(kvpi_conn *conn); /* the peer's too */
 void kvpi_shm_meet(kvpi_conn *conn);      /* says SETUP */
 void kvpi_shm_listen(kvpi_conn *conn);    /* takes what has come over the channel */
+void kvpi_shm_watch_death(kvpi_conn *conn, bool on); /* wakes us when the peer's process ends */
 void kvpi_shm_ring_bell(kvpi_conn *conn);
 
 /* What of the peer's memory [base, base + extent) is here; NULL: not announced, or out of its range. */

@@ -49,6 +49,7 @@ static void stop(kvpi_conn *conn)
 	if (met)
 		kvpi_shm_tx_stop(conn);
 	kvpi_shm_rx_stop(conn);
+	kvpi_shm_watch_death(conn, false);
 	kvpi_channel_close(conn->channel);
 	conn->channel = NULL;
 }
@@ -92,9 +93,16 @@ static kvpi_conn *conn_new(kvpi_plane *plane, const unsigned char *token, void *
 kvp_status kvpi_shm_accept(kvpi_plane *plane, const unsigned char token[KVPI_PLANE_TOKEN_BYTES], void *conn_user,
                            kvpi_conn **conn)
 {
-	kvpi_conn *made = conn_new(plane, token, conn_user, true);
+	kvpi_conn *made;
 	kvp_status status;
 
+	KVPI_LIST_FOREACH(pos, nxt, &plane->conns) {
+		const kvpi_conn *other = KVPI_CONTAINER_OF(pos, kvpi_conn, node);
+
+		if (other->accepts && !other->closed && memcmp(other->token, token, sizeof(other->token)) == 0)
+			return kvpi_error(KVP_E_CONFLICT, "another data connection expects the same token");
+	}
+	made = conn_new(plane, token, conn_user, true);
 	if (made == NULL)
 		return kvpi_error_nomem("a data connection");
 	status = kvpi_broker_expect(plane->broker, token, &made->channel);
