@@ -9,9 +9,24 @@
  * KVPIPE_RUN_DIR, else XDG_RUNTIME_DIR/kvpipe, else /tmp/kvpipe-UID; made 0700, and refused if it belongs to somebody else.
  * Stale sockets of dead processes in it are removed on open.
  *
- * Proof.  Both ends know a secret token from the control session.  The connecting end sends the token's public name and a
- * nonce, the accepting end answers with a nonce and a MAC over both, the connecting end with its MAC; keyed by the token,
- * different texts for the two ends.  The token itself never travels.  Guests that have proven nothing are few and timed.
+ * An address names no path: it tells which directory (device and inode) and which random name; the connecting end looks
+ * into its own run directory, if it is the same one.
+ *
+ * Who may come.  Processes of the same user alone, as the kernel says (SO_PEERCRED): without a cluster key the token has
+ * travelled in the clear, and other users of the machine must not get at memory with it.  Users that a user namespace does
+ * not know all look alike (65534) and are refused, unless that is who we are.
+ *
+ * Proof.  Both ends know a secret token from the control session; it never travels here.  Packets, each begins with "kvpB",
+ * a version (1), a kind and two 0:
+ *
+ *	1 connecting: name[16], nonce[16]             name = MAC(token, "kvpipe broker name")
+ *	2 accepting:  nonce[16], mac[32], own pidfd   mac = MAC(token, "kvpipe broker accepts" | its nonce | own nonce)
+ *	3 connecting: mac[32], own pidfd              mac = MAC(token, "kvpipe broker connects" | own nonce | its nonce)
+ *
+ * MAC is keyed BLAKE2b-256, the name its first half; the name's text has a final 0, the others are filled with 0 to 32
+ * bytes.  They differ, so that neither can be thrown back, and both nonces are in them, so that nothing can be said twice.  Where the kernel itself names the peer's process (SO_PEERPIDFD, Linux
+ * 6.5) that counts, and not the pidfd that was sent.  Guests that have proven nothing are few (8) and timed (5 s); more
+ * wait in the kernel's queue.  A guest whose token is not expected yet waits its time.
  *
  * Everything here is one thread's and does not block.
  */
@@ -58,13 +73,14 @@ void kvpi_broker_address(const kvpi_broker *broker, void *out, size_t *len);
 /* Accepting end: expects one peer that knows the token.  KVP_E_CONFLICT, KVP_E_NOMEM. */
 kvp_status kvpi_broker_expect(kvpi_broker *broker, const unsigned char token[KVPI_BROKER_TOKEN_BYTES],
                               kvpi_channel **channel);
-/* Connecting end: by path, else by abstract name.  KVP_E_INVALID (an address that makes no sense), KVP_E_UNSUPPORTED
+/* Connecting end: by path, else by abstract name.  LOST after 5 s without a proof; kvpi_broker_step has the timer.  KVP_E_INVALID (an address that makes no sense), KVP_E_UNSUPPORTED
  * (neither way leads there: the sentence says what the two do not share), KVP_E_SYSTEM. */
 kvp_status kvpi_broker_connect(kvpi_broker *broker, const void *address, size_t len,
                                const unsigned char token[KVPI_BROKER_TOKEN_BYTES], kvpi_channel **channel);
 void kvpi_channel_close(kvpi_channel *channel); /* at once; NULL is fine */
 
-/* Accepts, proves, reads, times out.  Returns the time of the next timer (KVPI_NEVER: none). */
+/* Accepts, proves, times out: after any event in the set, and at the time that it returned last (KVPI_NEVER: none).  Costs
+ * system calls.  Channels are UP or LOST afterwards; messages of those that are UP are for kvpi_channel_recv. */
 int64_t kvpi_broker_step(kvpi_broker *broker, int64_t now);
 
 kvpi_channel_state kvpi_channel_state_of(const kvpi_channel *channel);
@@ -76,11 +92,14 @@ pid_t kvpi_channel_pid(const kvpi_channel *channel);
 int kvpi_channel_pidfd(const kvpi_channel *channel);
 bool kvpi_channel_peer_gone(const kvpi_channel *channel); /* polls the pidfd */
 
-/* One message with up to KVPI_CHANNEL_FDS_MAX descriptors (borrowed).  KVP_E_AGAIN: the socket is full; KVP_E_PEER_LOST. */
+/* One message of 1..KVPI_CHANNEL_MESSAGE_MAX bytes with up to KVPI_CHANNEL_FDS_MAX descriptors (borrowed).  KVP_E_AGAIN: the
+ * socket is full, and an event follows when it is not (no sentence); KVP_E_PEER_LOST: LOST now, or WAITING;
+ * KVP_E_INVALID; KVP_E_SYSTEM: LOST now. */
 kvp_status kvpi_channel_send(kvpi_channel *channel, const void *data, size_t len, const int *fds, size_t count);
 
-/* The next message; fds are the caller's to close.  KVP_E_AGAIN: none; KVP_E_PROTOCOL: cut, or more descriptors than
- * KVPI_CHANNEL_FDS_MAX: the channel is LOST then; KVP_E_PEER_LOST. */
+/* The next message, into data[KVPI_CHANNEL_MESSAGE_MAX]; fds are the caller's to close.  KVP_E_AGAIN: none (no sentence).
+ * After all else the channel is LOST: KVP_E_PROTOCOL: cut, or more descriptors than KVPI_CHANNEL_FDS_MAX; KVP_E_SYSTEM:
+ * this process has no room for more descriptors; KVP_E_PEER_LOST. */
 kvp_status kvpi_channel_recv(kvpi_channel *channel, void *data, size_t *len, int fds[KVPI_CHANNEL_FDS_MAX],
                              size_t *count);
 
