@@ -27,3 +27,19 @@ AC_DEFUN([KVP_CHECK_MSGPACK], [
   ])
   AC_SUBST([msgpack_pc])
 ])
+
+# KVP_CHECK_MICROHTTPD: kvp_metrics_server_start needs libmicrohttpd, which the library then needs wherever it runs; so
+# it can be left out.
+AC_DEFUN([KVP_CHECK_MICROHTTPD], [
+  AC_ARG_WITH([metrics-http],
+    [AS_HELP_STRING([--with-metrics-http=auto|yes|no], [metrics over HTTP, with libmicrohttpd @<:@auto@:>@])],
+    [], [with_metrics_http=auto])
+  have_microhttpd=no
+  why_microhttpd="left out (--with-metrics-http=no); kvp_metrics_text is there"
+  AS_IF([test "$with_metrics_http" != no],
+    [PKG_CHECK_MODULES([MICROHTTPD], [libmicrohttpd >= 0.9.71],
+      [have_microhttpd=yes; why_microhttpd="libmicrohttpd $($PKG_CONFIG --modversion libmicrohttpd)"
+       AC_DEFINE([HAVE_MICROHTTPD], [1], [libmicrohttpd is there and wanted])],
+      [why_microhttpd="libmicrohttpd 0.9.71 or newer is missing (Debian: apt-get install libmicrohttpd-dev)"
+       AS_IF([test "$with_metrics_http" = yes], [AC_MSG_ERROR([$why_microhttpd])])])])
+])

@@ -9,6 +9,7 @@
 #include <kvpipe/context.h>
 #include <kvpipe/log.h>
 #include <kvpipe/memory.h>
+#include <kvpipe/metrics.h>
 #include <kvpipe/pipe.h>
 #include <kvpipe/status.h>
 #include <kvpipe/store.h>

@@ -52,7 +52,7 @@ typedef struct kvp_pipe_options {
 	const char *send_to;  /* peer's endpoint name, NULL: this end does not send */
 	const char *recv_from; /* NULL: this end does not receive */
 	uint64_t kv_buffer_size;      /* bytes in flight to the peer; default 1,000,000,000 */
-	const char *kv_buffer_device; /* "auto" (default), "cpu": host memory only, "cuda": refused, no plane carries it yet */
+	const char *kv_buffer_device; /* "auto" (default) and "cuda": any memory, "cpu": host memory only */
 	int store_timeout_ms; /* KVP_TIMEOUT_DEFAULT, and the time a request has; default 300,000 */
 	int heartbeat_ms;     /* sign-of-life interval; a peer silent for three is lost; default 1000, 10..60000 */
 	const char *bind_host; /* where data and control listen: an address, a host name or the name of a network

@@ -31,11 +31,14 @@ typedef struct kvp_store_server kvp_store_server;
 
 typedef struct kvp_store_server_options {
 	size_t size;
-	const char *bind;    /* "host:port"; port 0 lets the system choose.  Default "127.0.0.1:0".  Only
-	                        loopback addresses are accepted: there is no cluster key yet */
+	const char *bind;    /* "host:port" or "host:first-last" (the first port that is free); port 0 lets the
+	                        system choose.  The host is an address, a network interface's name or a host name.
+	                        Default "127.0.0.1:0".  Anything but loopback needs a cluster key (kvp_context) */
 	uint64_t max_bytes;  /* of keys and values together; default 1 GiB */
 	int max_keys;        /* default 1,000,000 */
 	int max_waits;       /* parked calls of all clients; default 65,536 */
+	const char *advertise; /* the host in kvp_store_server_url; default NULL: the address that is bound, or one of
+	                          this machine's if that is a wildcard */
 } kvp_store_server_options;
 
 KVP_API void kvp_store_server_options_init_sized(kvp_store_server_options *options, size_t size);
@@ -44,8 +47,8 @@ static inline void kvp_store_server_options_init(kvp_store_server_options *optio
 	kvp_store_server_options_init_sized(options, sizeof(*options));
 }
 
-/* Binds, starts the server's thread.  Returns owned.  KVP_E_INVALID (bad or not-loopback address),
- * KVP_E_SYSTEM (address in use), KVP_E_NOMEM. */
+/* Binds, starts the server's thread.  Returns owned.  KVP_E_INVALID (a bad address, or one that is
+ * not loopback without a cluster key; a bad key file), KVP_E_SYSTEM (address in use), KVP_E_NOMEM. */
 KVP_API kvp_status kvp_store_server_start(kvp_context *context, const kvp_store_server_options *options,
                                           kvp_store_server **server);
 
@@ -76,7 +79,8 @@ static inline void kvp_store_options_init(kvp_store_options *options)
 /*
  * Connects to `url` ("tcp://host:port") and waits until the server has answered with a common protocol
  * version.  Returns owned.  KVP_E_STORE_LOST when it does not answer within the time (the sentence says
- * whether anything listens there), KVP_E_VERSION, KVP_E_INVALID.
+ * whether anything listens there), KVP_E_REFUSED when it has another cluster key, or only one of the two has any,
+ * KVP_E_VERSION, KVP_E_INVALID.
  */
 KVP_API kvp_status kvp_store_open(kvp_context *context, const char *url, const kvp_store_options *options,
                                   int timeout_ms, kvp_store **store);

@@ -13,6 +13,7 @@
 #include "base/options.h"
 #include "base/thread.h"
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -26,6 +27,7 @@ typedef struct slot {
 struct kvp_context {
 	kvpi_handle handle;
 	int io_threads;
+	kvpi_keyring *keyring; /* NULL: no cluster key */
 	unsigned char uuid[16];
 	unsigned holds; /* static mutex */
 	bool users;     /* made by kvp_context_new and not yet freed by its user; static mutex */
@@ -40,6 +42,8 @@ static kvp_context *default_context; /* NULL while nobody holds it */
 static const kvpi_option option_rows[] = {
     {"io_threads", KVPI_OPT_INT, KVPI_OPT_FIELD(kvp_context_options, io_threads), .min = 1,
         .max = 8, .def = 1, .help = "threads that move control messages"},
+    {"key_file", KVPI_OPT_STRING, KVPI_OPT_FIELD(kvp_context_options, key_file),
+        .help = "the cluster key's file; else the one that KVPIPE_KEY_FILE names"},
 };
 
 static const kvpi_option_table option_table = {
@@ -89,6 +93,16 @@ void kvp_context_options_init_sized(kvp_context_options *options, size_t size)
 	kvpi_options_init(&option_table, options, size);
 }
 
+/* The cluster key, if there is to be one.  An empty variable is as good as none, as everywhere. */
+static kvp_status open_keyring(const char *path, kvpi_keyring **ring)
+{
+	if (path == NULL)
+		path = getenv("KVPIPE_KEY_FILE");
+	if (path == NULL || path[0] == '\0')
+		return KVP_OK;
+	return kvpi_keyring_open(path, ring);
+}
+
 /* With one hold, the caller's. */
 static kvp_status context_make(const kvp_context_options *options, kvp_context **context)
 {
@@ -103,8 +117,14 @@ static kvp_status context_make(const kvp_context_options *options, kvp_context *
 		free(made);
 		return status;
 	}
+	status = open_keyring(options->key_file, &made->keyring);
+	if (status != KVP_OK) {
+		free(made);
+		return status;
+	}
 	status = kvpi_metrics_init(&made->metrics);
 	if (status != KVP_OK) {
+		kvpi_keyring_free(made->keyring);
 		free(made);
 		return status;
 	}
@@ -121,6 +141,7 @@ static void context_destroy(kvp_context *context)
 	for (int i = KVPI_SLOT_COUNT - 1; i >= 0; i--)
 		if (context->slots[i].object != NULL)
 			context->slots[i].destroy(context->slots[i].object);
+	kvpi_keyring_free(context->keyring); /* after the slots, which use it */
 	kvpi_metrics_fini(&context->metrics);
 	pthread_mutex_destroy(&context->mutex);
 	kvpi_handle_fini(&context->handle);
@@ -272,6 +293,19 @@ const unsigned char *kvpi_context_uuid(const kvp_context *context)
 int kvpi_context_io_threads(const kvp_context *context)
 {
 	return context->io_threads;
+}
+
+kvpi_keyring *kvpi_context_keyring(const kvp_context *context)
+{
+	return context->keyring;
+}
+
+bool kvpi_context_keys(const kvp_context *context, kvpi_keys *keys)
+{
+	*keys = (kvpi_keys){0};
+	if (context != NULL && context->keyring != NULL)
+		(void)kvpi_keyring_get(context->keyring, keys);
+	return keys->count > 0;
 }
 
 static kvp_status write_metrics(kvp_context *context, char *text, size_t capacity, size_t *needed)

@@ -6,6 +6,7 @@
 #ifndef KVPI_BASE_CONTEXT_H
 #define KVPI_BASE_CONTEXT_H
 
+#include "base/keyfile.h"
 #include "base/metrics.h"
 #include <kvpipe/context.h>
 
@@ -31,6 +32,11 @@ void *kvpi_context_peek(kvp_context *context, kvpi_context_slot slot);
 
 kvpi_metrics *kvpi_context_metrics(kvp_context *context);
 int kvpi_context_io_threads(const kvp_context *context);
+
+/* The cluster key as it is now.  Any thread.  False, and a count of 0, when the context has none, or is NULL.  The caller wipes
+ * what it got (kvpi_keys_wipe). */
+bool kvpi_context_keys(const kvp_context *context, kvpi_keys *keys);
+kvpi_keyring *kvpi_context_keyring(const kvp_context *context); /* NULL: none; lives as long as the context */
 
 /* 16 random bytes made with the context (getrandom): endpoints that show the same can meet in its slots. */
 const unsigned char *kvpi_context_uuid(const kvp_context *context);

@@ -7,6 +7,7 @@
 #include "base/fault.h"
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -96,10 +97,36 @@ bool kvpi_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t 
 	return pthread_cond_timedwait(cond, mutex, &ts) != ETIMEDOUT;
 }
 
+/* getpid is a system call, and every public call asks: the answer is kept until a fork. */
+static atomic_int known_pid;
+static pthread_once_t watch_forks = PTHREAD_ONCE_INIT;
+
+static void keep_pid(void)
+{
+	atomic_store_explicit(&known_pid, getpid(), memory_order_relaxed);
+}
+
+static void watch(void)
+{
+	/* Without memory for the handler nothing is kept. */
+	if (pthread_atfork(NULL, NULL, keep_pid) == 0)
+		keep_pid();
+}
+
+static pid_t own_pid(void)
+{
+	pid_t pid = atomic_load_explicit(&known_pid, memory_order_relaxed);
+
+	if (pid != 0)
+		return pid;
+	pthread_once(&watch_forks, watch);
+	return getpid();
+}
+
 void kvpi_handle_init(kvpi_handle *handle, uint32_t magic)
 {
 	handle->magic = magic;
-	handle->pid = getpid();
+	handle->pid = own_pid();
 }
 
 kvp_status kvpi_handle_check(const kvpi_handle *handle, uint32_t magic, const char *call)
@@ -119,7 +146,7 @@ kvp_status kvpi_handle_check(const kvpi_handle *handle, uint32_t magic, const ch
 
 bool kvpi_handle_is_mine(const kvpi_handle *handle)
 {
-	return handle->pid == getpid();
+	return handle->pid == own_pid();
 }
 
 void kvpi_handle_fini(kvpi_handle *handle)

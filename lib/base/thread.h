@@ -24,6 +24,16 @@ kvp_status kvpi_cond_init(pthread_cond_t *cond);
  * reason, as always.  deadline_ns may be KVPI_NEVER. */
 bool kvpi_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, int64_t deadline_ns);
 
+/* In a loop that looks for news: tells the CPU so. */
+static inline void kvpi_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ __volatile__("yield");
+#endif
+}
+
 /* Lets that time pass: for repeating what can only be repeated, never to wait for something in particular. */
 void kvpi_pause_ms(int ms);
 

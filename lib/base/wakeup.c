@@ -8,6 +8,9 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+/* State: none of them means that the next post writes. */
+enum { POSTED = 1, MUTED = 2 };
+
 kvp_status kvpi_wakeup_init(kvpi_wakeup *wakeup)
 {
 	int fd;
@@ -21,7 +24,7 @@ kvp_status kvpi_wakeup_init(kvpi_wakeup *wakeup)
 	if (fd < 0)
 		return kvpi_error_errno("cannot make a wake-up descriptor");
 	wakeup->fd = fd;
-	atomic_init(&wakeup->pending, false);
+	atomic_init(&wakeup->state, 0);
 	return KVP_OK;
 }
 
@@ -37,8 +40,9 @@ void kvpi_wakeup_post(kvpi_wakeup *wakeup)
 	const uint64_t one = 1;
 	int saved = errno;
 
-	if (atomic_exchange(&wakeup->pending, true))
+	if (atomic_fetch_or(&wakeup->state, POSTED) != 0)
 		return;
+	(void)kvpi_fault("wakeup.write"); /* for tests that count */
 	/* EAGAIN would mean that the counter is full, hence readable: just what is wanted. */
 	while (write(wakeup->fd, &one, sizeof(one)) < 0 && errno == EINTR)
 		;
@@ -58,6 +62,17 @@ void kvpi_wakeup_clear(kvpi_wakeup *wakeup)
 	 */
 	while (read(wakeup->fd, &count, sizeof(count)) < 0 && errno == EINTR)
 		;
-	atomic_exchange(&wakeup->pending, false);
+	atomic_exchange(&wakeup->state, 0);
 	errno = saved;
+}
+
+void kvpi_wakeup_mute(kvpi_wakeup *wakeup)
+{
+	atomic_exchange(&wakeup->state, MUTED);
+}
+
+void kvpi_wakeup_arm(kvpi_wakeup *wakeup)
+{
+	/* An exchange, as in post: of a post and an arming that cross, one sees the other. */
+	atomic_exchange(&wakeup->state, 0);
 }

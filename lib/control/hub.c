@@ -34,6 +34,7 @@ struct kvpi_hub {
 	kvpi_list peers;
 	unsigned accepted;
 	uint64_t protocol_errors;
+	bool looked; /* no socket was touched since kvpi_hub_arm found that nothing waits */
 	kvpi_msg msg;       /* of the frame being handled; too large for some stacks, like */
 	kvpi_answer answer; /* this */
 };
@@ -49,6 +50,7 @@ static bool peer_send(kvpi_session *session, const kvpi_msg *msg)
 	kvpi_hub *hub = to->hub;
 	kvp_status status;
 
+	hub->looked = false;
 	kvpi_buf_clear(&hub->out);
 	status = kvpi_msg_encode(msg, &hub->out);
 	if (status == KVP_OK)
@@ -92,7 +94,6 @@ kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const k
                         const kvpi_hub_ops *ops, void *user, kvpi_hub **out)
 {
 	kvpi_hub *hub = KVPI_NEW(kvpi_hub);
-	char bind[300];
 	kvp_status status;
 
 	if (hub == NULL)
@@ -103,7 +104,6 @@ kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const k
 	hub->user = user;
 	kvpi_list_init(&hub->peers);
 	kvpi_buf_init(&hub->out);
-	snprintf(bind, sizeof(bind), strchr(listen->bind_host, ':') ? "[%s]:0" : "%s:0", listen->bind_host);
 	hub->reader = kvpi_msg_reader_new();
 	if (hub->reader == NULL) {
 		status = kvpi_error_nomem("a message reader");
@@ -112,7 +112,7 @@ kvp_status kvpi_hub_new(kvp_context *context, const kvpi_listen *listen, const k
 	status = kvpi_zctx_of(context, &hub->zctx);
 	if (status != KVP_OK)
 		goto err_free_reader;
-	status = kvpi_zsock_router(hub->zctx, bind, KVPI_CONTROL_FRAME_MAX, &hub->router);
+	status = kvpi_zsock_listen(hub->zctx, listen, KVPI_CONTROL_FRAME_MAX, &hub->router);
 	if (status != KVP_OK)
 		goto err_free_reader;
 	*out = hub;
@@ -188,6 +188,7 @@ kvp_status kvpi_hub_dial(kvpi_hub *hub, const char *url, const char *service, co
 	kvpi_session_dial(&p->session, hub->me, &session_ops, session_user, service, url, nonce, planes, plane_count,
 	                  now, deadline_ns);
 	kvpi_list_append(&hub->peers, &p->node);
+	hub->looked = false;
 	*session = &p->session;
 	return KVP_OK;
 }
@@ -331,11 +332,27 @@ static bool receive_one(kvpi_hub *hub, kvpi_zsock *sock, peer *dialled, int64_t 
 	return true;
 }
 
+/* A peer with another cluster key never answers: the dialling ends with that, not with its deadline. */
+static void end_if_refused(kvpi_hub *hub, peer *p)
+{
+	kvp_status status;
+
+	if (p->dealer == NULL || p->session.state == KVPI_SESSION_ENDED)
+		return;
+	status = kvpi_zsock_trouble(p->dealer);
+	if (status == KVP_OK)
+		return;
+	p->session.locked_out = true;
+	p->session.state = KVPI_SESSION_ENDED;
+	hub->ops->ended(hub->user, &p->session, status, kvp_last_error());
+}
+
 bool kvpi_hub_step(kvpi_hub *hub, int64_t now)
 {
 	bool more = false;
 	int left = FRAMES_PER_STEP;
 
+	hub->looked = false;
 	while (left > 0 && receive_one(hub, hub->router, NULL, now))
 		left--;
 	more = left == 0;
@@ -351,6 +368,7 @@ bool kvpi_hub_step(kvpi_hub *hub, int64_t now)
 		peer *p = KVPI_CONTAINER_OF(pos, peer, node);
 
 		kvpi_session_tick(&p->session, now);
+		end_if_refused(hub, p);
 		if (p->session.state == KVPI_SESSION_ENDED)
 			peer_free(p);
 	}
@@ -373,7 +391,8 @@ int kvpi_hub_arm(kvpi_hub *hub, struct pollfd *fds, int max)
 {
 	int count = 0;
 
-	if (kvpi_zsock_ready(hub->router))
+	/* Asking ZeroMQ costs system calls, and its descriptors stay readable until it has been asked again: once will do. */
+	if (!hub->looked && kvpi_zsock_ready(hub->router))
 		return -1;
 	if (max > 0)
 		fds[count++] = (struct pollfd){kvpi_zsock_fd(hub->router), POLLIN, 0};
@@ -382,11 +401,12 @@ int kvpi_hub_arm(kvpi_hub *hub, struct pollfd *fds, int max)
 
 		if (p->dealer == NULL)
 			continue;
-		if (kvpi_zsock_ready(p->dealer))
+		if (!hub->looked && kvpi_zsock_ready(p->dealer))
 			return -1;
 		if (count < max)
 			fds[count++] = (struct pollfd){kvpi_zsock_fd(p->dealer), POLLIN, 0};
 	}
+	hub->looked = true;
 	return count;
 }
 

@@ -65,6 +65,7 @@ struct kvpi_session {
 	void *user;
 	kvpi_session_state state;
 	bool dialler;
+	bool locked_out; /* ended because the peer has another cluster key: no dialling again will help */
 	uint64_t id; /* 0 until open */
 	unsigned char nonce[16];
 	char service[KVPI_SESSION_NAME_MAX];

@@ -5,6 +5,7 @@
 #include "base/context.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "plane/spec.h"
 #include "share/broker.h"
 #include "wire/auth.h"
 
@@ -13,6 +14,8 @@
 
 #define STAGING_BYTES (UINT64_C(4) << 20)
 #define JOIN_MS 10000
+
+_Static_assert(KVPI_ENGINE_PLANES_MAX >= KVPI_PLANE_SPECS_MAX, "every plane that a list can name has a place");
 
 #define METRIC(kind, field, name, help) {name, help, KVPI_METRIC_##kind, offsetof(kvpi_engine, metrics.field)}
 
@@ -31,31 +34,12 @@ static const kvpi_metric metric_table[] = {
     METRIC(HISTOGRAM_BYTES, sent_size_bytes, "kvpipe_pipe_sent_size_bytes", "Payload of one tensor"),
 };
 
-static bool allowed(const char *list, const char *name)
-{
-	size_t len = strlen(name);
-
-	if (list == NULL || list[0] == '\0')
-		return true;
-	for (const char *at = list; *at != '\0'; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ','))
-		if (strcspn(at, ",") == len && memcmp(at, name, len) == 0)
-			return true;
-	return false;
-}
-
 kvp_status kvpi_engine_check_planes(const char *list)
 {
-	for (const char *at = list ? list : ""; *at != '\0'; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
-		char known[128] = "";
+	kvpi_plane_spec specs[KVPI_PLANE_SPECS_MAX];
+	size_t count;
 
-		if (kvpi_plane_find(at, strcspn(at, ",")) != NULL)
-			continue;
-		for (const kvpi_plane_ops *const *ops = kvpi_plane_registry(); *ops != NULL; ops++)
-			snprintf(known + strlen(known), sizeof(known) - strlen(known), " %s", (*ops)->name);
-		return kvpi_error(KVP_E_INVALID, "there is no data plane \"%.*s\"; there are:%s",
-		                  (int)strcspn(at, ","), at, known);
-	}
-	return KVP_OK;
+	return kvpi_plane_specs_parse(list, specs, &count);
 }
 
 static void wake(void *user)
@@ -89,25 +73,27 @@ static kvp_status open_planes(kvpi_engine *engine, const kvpi_engine_params *par
 	                                  .streams = params->tcp_streams,
 	                                  .checksum = params->checksum,
 	                                  .staging_bytes = STAGING_BYTES,
+	                                  .clock = engine->clock,
 	                                  .on_event = kvpi_link_plane_event,
 	                                  .wake = wake,
 	                                  .user = engine};
-	kvp_status status;
+	kvpi_plane_spec specs[KVPI_PLANE_SPECS_MAX];
+	size_t count;
+	kvp_status status = kvpi_plane_specs_parse(params->planes, specs, &count);
 
-	for (const kvpi_plane_ops *const *ops = kvpi_plane_registry(); *ops != NULL; ops++) {
+	if (status != KVP_OK)
+		return status;
+	for (size_t i = 0; i < count; i++) {
 		kvpi_engine_plane *plane = &engine->planes[engine->plane_count];
 
-		if (!allowed(params->planes, (*ops)->name) || engine->plane_count == KVPI_ENGINE_PLANES_MAX)
-			continue;
-		plane->ops = *ops;
-		status = (*ops)->open(&plane_params, &plane->plane, &plane->caps);
+		status = kvpi_plane_open(&specs[i], &plane_params, &plane->ops, &plane->plane, &plane->caps);
 		if (status == KVP_E_UNSUPPORTED) {
-			KVPI_LOG(INFO, "engine", "plane %s: %s", (*ops)->name, kvp_last_error());
+			KVPI_LOG(INFO, "engine", "plane %s: %s", specs[i].base->name, kvp_last_error());
 			continue;
 		}
 		if (status != KVP_OK)
 			return status;
-		engine->plane_names[engine->plane_count++] = kvpi_view_text((*ops)->name);
+		engine->plane_names[engine->plane_count++] = kvpi_view_text(specs[i].base->name);
 	}
 	if (engine->plane_count == 0)
 		return kvpi_error(KVP_E_NO_PLANE, "no data plane can be used on this machine");
@@ -140,9 +126,12 @@ static void init_links(kvpi_engine *engine)
 	engine->out.engine = engine->in.engine = engine;
 	engine->out.status = engine->in.status = KVP_PENDING;
 	engine->out.reconnect_ns = engine->in.reconnect_ns = KVPI_NEVER;
+	engine->out.gone_ns = engine->in.gone_ns = KVPI_NEVER;
 	kvpi_tx_init(&engine->tx, &kvpi_link_tx_ops, engine, repeat_ns);
 	kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, repeat_ns);
 	engine->open_low = 1;
+	engine->awaited = UINT64_MAX;
+	engine->hub_wanted = true;
 }
 
 kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
@@ -153,6 +142,9 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 	if (engine == NULL)
 		return kvpi_error_nomem("an engine");
 	engine->clock = params->clock ? params->clock : &kvpi_clock_real;
+	engine->worker_cpu = params->worker_cpu;
+	/* With one CPU, whoever looks for news keeps those from running who make them. */
+	engine->poll_ns = kvpi_engine_cpus() > 1 ? params->poll_ns : 0;
 	engine->on_room = params->on_room;
 	engine->on_room_user = params->on_room_user;
 	kvpi_list_init(&engine->inbox);
@@ -169,9 +161,18 @@ kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **out)
 		goto err_fini_cond;
 	introduce(engine, params);
 	init_links(engine);
+	kvpi_buf_init(&engine->frame);
+	engine->reader = kvpi_msg_reader_new();
+	if (engine->reader == NULL) {
+		status = kvpi_error_nomem("a message reader");
+		goto err_release;
+	}
+	status = kvpi_request_pool_new(engine->poll_ns, &engine->requests);
+	if (status != KVP_OK)
+		goto err_free_reader;
 	status = kvpi_heap_reserve(&engine->tx.expiry, KVPI_ENGINE_ITEMS_MAX);
 	if (status != KVP_OK)
-		goto err_release;
+		goto err_close_pool;
 	status = kvpi_wakeup_init(&engine->wakeup);
 	if (status != KVP_OK)
 		goto err_fini_tx;
@@ -206,6 +207,10 @@ err_fini_wakeup:
 	kvpi_wakeup_fini(&engine->wakeup);
 err_fini_tx:
 	kvpi_tx_fini(&engine->tx);
+err_close_pool:
+	kvpi_request_pool_close(engine->requests);
+err_free_reader:
+	kvpi_msg_reader_free(engine->reader);
 err_release:
 	kvpi_context_release(engine->context);
 err_fini_cond:
@@ -222,9 +227,7 @@ static bool join(kvpi_engine *engine)
 	int64_t deadline_ns = kvpi_deadline_ms(kvpi_now(&kvpi_clock_real), JOIN_MS);
 	bool left;
 
-	pthread_mutex_lock(&engine->mutex);
-	engine->stop = true;
-	pthread_mutex_unlock(&engine->mutex);
+	atomic_store(&engine->stop, true);
 	if (!engine->threaded)
 		return true;
 	kvpi_wakeup_post(&engine->wakeup);
@@ -274,6 +277,7 @@ void kvpi_engine_tidy(kvpi_engine *engine)
 	kvpi_tx_fail(&engine->tx, KVP_E_CLOSED, "the handle was freed", now);
 	kvpi_rx_fail(&engine->rx, KVP_E_CLOSED, "the handle was freed", now);
 	kvpi_link_settle(engine, now);
+	kvpi_link_farewell(engine, now);
 	kvpi_hub_free(engine->hub, now);
 	close_planes(engine);
 	kvpi_metrics_remove(kvpi_context_metrics(engine->context), &engine->metric_source);
@@ -281,6 +285,10 @@ void kvpi_engine_tidy(kvpi_engine *engine)
 	kvpi_admission_fini(&engine->bytes);
 	kvpi_wakeup_fini(&engine->wakeup);
 	kvpi_tx_fini(&engine->tx);
+	kvpi_request_pool_close(engine->requests);
+	kvpi_msg_reader_free(engine->reader);
+	kvpi_buf_fini(&engine->frame);
+	free(engine->rx.room);
 	pthread_cond_destroy(&engine->changed);
 	pthread_mutex_destroy(&engine->mutex);
 	kvpi_context_release(engine->context);

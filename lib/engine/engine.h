@@ -45,10 +45,13 @@ typedef struct kvpi_link {
 	kvpi_engine_plane *plane;
 	kvpi_conn *conn;
 	bool conn_up, conn_lost; /* lost: to be hung up after the plane's progress call */
+	atomic_bool direct;      /* announcements and states go over the data connection; any thread may look */
 	unsigned char address[KVPI_PLANE_ADDRESS_MAX], token[KVPI_PLANE_TOKEN_BYTES];
 	size_t address_len;
 	int64_t reconnect_ns, backoff_ns; /* KVPI_NEVER when there is nothing to do */
+	int64_t gone_ns; /* the peer is proven gone: over then, unless it has said goodbye; KVPI_NEVER */
 	char lost_text[256];
+	atomic_bool locked_out; /* any thread: the last session ended for the reason of that name (session.h) */
 	/* published */
 	kvp_status status; /* KVP_PENDING: not up yet; KVP_OK; else why it is over */
 	char text[KVPI_ERROR_MAX];
@@ -72,7 +75,14 @@ struct kvpi_engine {
 	kvpi_link out, in;
 	kvpi_tx tx;
 	kvpi_rx rx;
+	kvpi_msg_reader *reader; /* of what comes on data connections */
+	kvpi_msg msg;
+	kvpi_buf frame;          /* what goes out on them */
+	unsigned char packed[KVPI_LINK_INLINE_MAX];
 	bool busy; /* this step gave a plane something to do */
+	bool hub_wanted;     /* the hub has, or may have, something to do */
+	int64_t hub_look_ns; /* when to look there even so */
+	int64_t step_ns;     /* the time of the step */
 	kvpi_list settling;                /* requests that are over but for a device copy that cannot be revoked */
 	kvpi_transfer_id quarantined;      /* the transfer that a plane's cancel last said that of */
 	uint64_t bad_messages; /* decoded well, but impossible */
@@ -80,7 +90,9 @@ struct kvpi_engine {
 	pthread_mutex_t mutex;
 	pthread_cond_t changed;
 	kvpi_list inbox;
-	bool stop, closed, cancel_all;
+	atomic_bool orders; /* something under the mutex waits for the worker: set after it, before the wake-up */
+	atomic_bool stop;
+	bool closed, cancel_all;
 	bool posts_failed; /* a planned receive has failed: the planned ones behind it fail too, until resumed */
 	bool in_may_return; /* while opening by name: another sender may take the place of one that left */
 	atomic_bool cancel_wanted;
@@ -91,10 +103,14 @@ struct kvpi_engine {
 	uint64_t submitted, open_low; /* numbers of sends: handed in last; lowest not ended */
 	kvp_status first_failure;     /* of a send since the last flush */
 	char first_failure_text[KVPI_ERROR_MAX];
+	uint64_t awaited; /* somebody waits until open_low has passed this; UINT64_MAX: nobody does */
 	unsigned posts, planned; /* receives and peeks that have not ended; those of them posted ahead */
 	bool ended;              /* nothing will be taken up any more */
 	bool left, abandoned;    /* the worker has left its loop; nobody waits for that: it tidies up itself */
 	/* any thread */
+	kvpi_request_pool *requests;
+	int64_t poll_ns;
+	int worker_cpu;
 	kvpi_admission bytes, items;
 	struct {
 		kvpi_counter sent, sent_bytes, received, received_bytes, send_failures, recv_failures;
@@ -111,11 +127,11 @@ typedef struct kvpi_engine_params {
 	const char *name;     /* for people */
 	const char *compat_text;
 	kvpi_listen listen;  /* where hub and planes listen */
-	const char *planes; /* comma-separated, "" = all */
+	const char *planes; /* as plane/spec.h has it, best first; "" = all */
 	int tcp_streams;
 	bool checksum;
 	int64_t poll_ns;    /* look for news this long before sleeping */
-	int worker_cpu;     /* -1: any */
+	int worker_cpu;     /* -1: any; checked by kvpi_engine_check_cpu */
 	int heartbeat_ms;
 	uint64_t buffer_bytes;
 	const kvpi_clock *clock; /* NULL: the real one */
@@ -123,13 +139,17 @@ typedef struct kvpi_engine_params {
 	void *on_room_user;
 } kvpi_engine_params;
 
-/* KVP_E_INVALID when the comma-separated list names a plane that does not exist; "" and NULL mean all. */
+/* KVP_E_INVALID when the list of planes (plane/spec.h) makes no sense; "" and NULL mean all. */
 kvp_status kvpi_engine_check_planes(const char *list);
 
 /* Opens hub and planes.  KVP_E_NO_PLANE, system errors.  Returns owned. */
 kvp_status kvpi_engine_new(const kvpi_engine_params *params, kvpi_engine **engine);
 
-/* Starts the worker thread. */
+/* worker.c: is that one of the CPUs that this thread may use (-1: any)?  KVP_E_INVALID.  And how many are there? */
+kvp_status kvpi_engine_check_cpu(int cpu);
+int kvpi_engine_cpus(void);
+
+/* Starts the worker thread, on its CPU if one was asked for. */
 kvp_status kvpi_engine_start(kvpi_engine *engine);
 
 /* Ends the worker, every request (KVP_E_CLOSED) and the sessions, frees.  A worker that does not come back within 10 s
@@ -190,6 +210,7 @@ void kvpi_link_dial(kvpi_engine *engine, int64_t now);
 void kvpi_link_repair(kvpi_link *link, int64_t now); /* hang up what was lost, connect again when due */
 void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t now);
 void kvpi_link_drop(kvpi_link *link); /* hangs the data connection up: nothing here touches memory any more */
+void kvpi_link_farewell(kvpi_engine *engine, int64_t now); /* when all has ended: what the sender must still know */
 void kvpi_link_settle(kvpi_engine *engine, int64_t now); /* ends requests whose device copies have ended */
 
 /* engine.c: what remains when the worker has left. */

@@ -5,7 +5,9 @@
  */
 #include "engine/engine.h"
 
+#include "base/alloc.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/log.h"
 #include "wire/auth.h"
 
@@ -16,6 +18,7 @@
 #define SETTLE_NS (5 * KVPI_NS_PER_S) /* how long a device copy may take to end after a cancel */
 #define BACKOFF_FIRST_NS (10 * KVPI_NS_PER_MS)
 #define BACKOFF_MOST_NS (1 * KVPI_NS_PER_S)
+#define GOODBYE_NS (100 * KVPI_NS_PER_MS) /* how long the goodbye of a peer that is gone may be on its way */
 #define SILENCE_NS(engine) ((int64_t)(engine)->me.heartbeat_ms * KVPI_NS_PER_MS * KVPI_SESSION_MISSED_BEATS)
 
 static kvpi_engine_plane *find_plane(kvpi_engine *engine, kvpi_view name)
@@ -57,7 +60,17 @@ void kvpi_link_drop(kvpi_link *link)
 		link->plane->ops->hangup(link->conn);
 	link->conn = NULL;
 	link->conn_up = link->conn_lost = false;
+	atomic_store(&link->direct, false);
 	link->reconnect_ns = KVPI_NEVER;
+}
+
+/* For another sender in the place of one that left. */
+static void start_over(kvpi_engine *engine)
+{
+	unsigned char *room = engine->rx.room;
+
+	kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, engine->rx.repeat_ns);
+	engine->rx.room = room;
 }
 
 void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t now)
@@ -66,6 +79,7 @@ void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t
 	bool may_return;
 
 	link->session = NULL;
+	link->gone_ns = KVPI_NEVER;
 	kvpi_link_drop(link); /* before the requests end: their memory must be quiet by then */
 	pthread_mutex_lock(&engine->mutex);
 	may_return = link == &engine->in && engine->in_may_return;
@@ -79,8 +93,58 @@ void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t
 		kvpi_rx_session(&engine->rx, false);
 		kvpi_rx_fail(&engine->rx, status, text, now);
 		if (may_return)
-			kvpi_rx_init(&engine->rx, &kvpi_link_rx_ops, engine, engine->rx.repeat_ns);
+			start_over(engine);
 	}
+}
+
+/* ---- control ---------------------------------------------------------------------------------------- */
+
+/* Sends a message of the link: on the data connection, in order with the data, when that can; on the session while it
+ * is down.  Either may lose it or overtake the other: what is said is a state, and is said again. */
+static bool say(kvpi_link *link, const kvpi_msg *msg, int64_t now)
+{
+	kvpi_engine *engine = link->engine;
+	kvp_status status;
+
+	if (link->direct) {
+		kvpi_buf_clear(&engine->frame);
+		status = kvpi_msg_encode(msg, &engine->frame);
+		if (status == KVP_OK && engine->frame.len <= link->plane->caps.notify_max)
+			status = link->plane->ops->notify(link->conn, engine->frame.data, engine->frame.len);
+		else
+			status = KVP_E_TOO_LARGE;
+		engine->busy = engine->busy || status == KVP_OK;
+		if (status == KVP_OK || status == KVP_E_AGAIN)
+			return status == KVP_OK; /* the queue moves before the session would have carried it */
+	}
+	return kvpi_session_send(link->session, msg, now);
+}
+
+/* A message on the data connection: as little to be believed as one of the session. */
+static void hear(kvpi_link *link, const void *data, size_t len, int64_t now)
+{
+	kvpi_engine *engine = link->engine;
+	kvp_status status = kvpi_msg_decode(engine->reader, data, len, KVPI_CONTROL_FRAME_MAX, &engine->msg);
+
+	if (status == KVP_OK && engine->msg.id != KVPI_MSG_announce && engine->msg.id != KVPI_MSG_state)
+		status = kvpi_error(KVP_E_PROTOCOL, "a %s on the data connection", kvpi_msg_name(engine->msg.id));
+	if (status == KVP_OK && link->session != NULL)
+		status = kvpi_session_receive(link->session, &engine->msg, now);
+	if (status != KVP_OK) {
+		engine->bad_messages++;
+		KVPI_LOG(WARN, "engine", "threw a message on the data connection of %s away: %s", link->service,
+		         kvp_last_error());
+	}
+}
+
+static void set_conn(kvpi_link *link, bool up)
+{
+	link->conn_up = up;
+	atomic_store(&link->direct, up && link->plane->caps.notify_max > 0);
+	if (link == &link->engine->out)
+		kvpi_tx_conn(&link->engine->tx, up);
+	else
+		kvpi_rx_conn(&link->engine->rx, up);
 }
 
 /* ---- agreement on a plane -------------------------------------------------------------------------- */
@@ -139,17 +203,23 @@ static kvp_status hub_hello(void *user, const kvpi_msg_hello *hello, kvpi_answer
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.hello"); /* a place to die at */
 	if (!link->used || !kvpi_view_equal(hello->service, kvpi_view_text(link->service)))
 		return kvpi_error(KVP_E_REFUSED, "%s does not wait for this caller (it may belong to an earlier run)",
 		                  engine->me.name);
+	if (link->status == KVP_E_NO_PLANE)
+		return kvpi_error_set(KVP_E_NO_PLANE, link->text); /* asked again */
 	if (link->status != KVP_PENDING || link->session != NULL)
 		return kvpi_error(KVP_E_REFUSED, "%s already has its sender", engine->me.name);
 	status = read_facts(hello->host, hello->process, &theirs);
 	if (status != KVP_OK)
 		return status;
 	link->plane = choose_plane(engine, hello, &theirs, answer->why, sizeof(answer->why));
-	if (link->plane == NULL)
-		return kvpi_error(KVP_E_NO_PLANE, "no data plane works between the two ends: %s", answer->why);
+	if (link->plane == NULL) {
+		status = kvpi_error(KVP_E_NO_PLANE, "no data plane works between the two ends: %s", answer->why);
+		publish(link, status, kvp_last_error()); /* who waits for this caller here waits in vain */
+		return status;
+	}
 	answer->address_len = sizeof(answer->address);
 	status = link->plane->ops->address(link->plane->plane, answer->address, &answer->address_len);
 	if (status != KVP_OK)
@@ -190,6 +260,7 @@ static kvp_status hub_welcomed(void *user, kvpi_session *session, const kvpi_msg
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.welcome"); /* a place to die at */
 	link->plane = find_plane(engine, welcome->plane);
 	if (link->plane == NULL)
 		return kvpi_error(KVP_E_PROTOCOL, "%s chose a data plane that was not offered", session->peer_name);
@@ -218,8 +289,12 @@ static void hub_message(void *user, kvpi_session *session, const kvpi_msg *msg, 
 	kvpi_engine *engine = user;
 	kvp_status status = KVP_OK;
 
-	if (msg->id == KVPI_MSG_announce && session->user == &engine->in)
+	if (msg->id == KVPI_MSG_announce && session->user == &engine->in) {
+		/* Made when first needed; without it the bytes come over the plane. */
+		if ((msg->u.announce.present & KVPI_HAS(announce, data)) && engine->rx.room == NULL && !kvpi_fault("links.room"))
+			engine->rx.room = kvpi_malloc(KVPI_RX_ROOM_BYTES);
 		status = kvpi_rx_announce(&engine->rx, &msg->u.announce);
+	}
 	else if (msg->id == KVPI_MSG_state && session->user == &engine->out)
 		status = kvpi_tx_state(&engine->tx, &msg->u.state, now);
 	else
@@ -233,8 +308,10 @@ static void hub_message(void *user, kvpi_session *session, const kvpi_msg *msg, 
 static void hub_ended(void *user, kvpi_session *session, kvp_status status, const char *text)
 {
 	kvpi_engine *engine = user;
+	kvpi_link *link = session->user;
 
-	kvpi_link_end(session->user, status, text, kvpi_now(engine->clock));
+	atomic_store(&link->locked_out, session->locked_out);
+	kvpi_link_end(link, status, text, kvpi_now(engine->clock));
 }
 
 const kvpi_hub_ops kvpi_link_hub_ops = {
@@ -253,26 +330,22 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 	kvpi_link *link = event->conn_user;
 	int64_t now = kvpi_now(engine->clock);
 
+	(void)kvpi_fault("link.event"); /* a place to die at */
 	switch (event->kind) {
 	case KVPI_PLANE_CONNECTED:
-		link->conn_up = true;
 		link->backoff_ns = BACKOFF_FIRST_NS;
-		if (link == &engine->out)
-			kvpi_tx_conn(&engine->tx, true);
-		else
-			kvpi_rx_conn(&engine->rx, true);
+		link->gone_ns = KVPI_NEVER;
+		set_conn(link, true);
 		publish_if_up(link);
 		break;
 	case KVPI_PLANE_LOST:
 		KVPI_LOG(INFO, "engine", "data connection of %s lost: %s", link->service, event->text);
 		snprintf(link->lost_text, sizeof(link->lost_text), "%s", event->text);
-		link->conn_up = false;
+		if (event->final && link->gone_ns == KVPI_NEVER)
+			link->gone_ns = now + GOODBYE_NS;
+		set_conn(link, false);
 		/* An accepting end's connection waits for the peer to come back, if the plane can do that. */
 		link->conn_lost = link == &engine->out || !link->plane->caps.survives_reconnect;
-		if (link == &engine->out)
-			kvpi_tx_conn(&engine->tx, false);
-		else
-			kvpi_rx_conn(&engine->rx, false);
 		break;
 	case KVPI_PLANE_SENT:
 		kvpi_tx_sent(&engine->tx, event->id, now);
@@ -281,9 +354,31 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 		kvpi_rx_received(&engine->rx, event->id, now);
 		break;
 	case KVPI_PLANE_NOTIFIED:
-		break; /* the pipe uses none */
+		hear(link, event->data, event->len, now);
+		break;
 	}
 	engine->busy = true;
+}
+
+static void end_lost(kvpi_link *link, const char *text, int64_t now)
+{
+	kvpi_hub_hangup(link->engine->hub, link->session, KVP_E_PEER_LOST, text, now);
+	kvpi_link_end(link, KVP_E_PEER_LOST, text, now);
+}
+
+/* The plane has proven that the peer has ended: so have both links, if the other one goes to the same peer. */
+static void bury(kvpi_link *link, int64_t now)
+{
+	kvpi_link *other = link == &link->engine->out ? &link->engine->in : &link->engine->out;
+	char text[KVPI_SESSION_TEXT_MAX];
+
+	link->gone_ns = KVPI_NEVER;
+	if (link->session == NULL)
+		return;
+	snprintf(text, sizeof(text), "%s has ended: %s", link->session->peer_name, link->lost_text);
+	if (other->session != NULL && memcmp(other->session->peer_uuid, link->session->peer_uuid, 16) == 0)
+		end_lost(other, text, now);
+	end_lost(link, text, now);
 }
 
 /* A plane that cannot reconnect is over with its connection; the session has a while to say why itself. */
@@ -294,9 +389,8 @@ static void give_up(kvpi_link *link, int64_t now)
 	link->reconnect_ns = KVPI_NEVER;
 	if (link->session == NULL)
 		return;
-	snprintf(text, sizeof(text), "the data connection is lost: %s", link->lost_text);
-	kvpi_hub_hangup(link->engine->hub, link->session, KVP_E_PEER_LOST, text, now);
-	kvpi_link_end(link, KVP_E_PEER_LOST, text, now);
+	snprintf(text, sizeof(text), "the data connection to %s is lost: %s", link->session->peer_name, link->lost_text);
+	end_lost(link, text, now);
 }
 
 void kvpi_link_repair(kvpi_link *link, int64_t now)
@@ -309,6 +403,10 @@ void kvpi_link_repair(kvpi_link *link, int64_t now)
 			link->backoff_ns = BACKOFF_FIRST_NS;
 		link->reconnect_ns = now + (survives ? link->backoff_ns : SILENCE_NS(link->engine));
 		link->backoff_ns = link->backoff_ns * 2 < BACKOFF_MOST_NS ? link->backoff_ns * 2 : BACKOFF_MOST_NS;
+	}
+	if (now >= link->gone_ns) {
+		bury(link, now);
+		return;
 	}
 	if (now < link->reconnect_ns)
 		return;
@@ -338,6 +436,7 @@ void kvpi_link_dial(kvpi_engine *engine, int64_t now)
 		kvpi_hub_hangup(engine->hub, link->session, KVP_E_CANCELED, "dialled again", now);
 	link->session = NULL;
 	kvpi_link_drop(link);
+	engine->hub_wanted = true;
 	status = kvpi_hub_dial(engine->hub, url, link->service, engine->plane_names, engine->plane_count, link, now,
 	                       deadline_ns, &link->session);
 	if (status != KVP_OK)
@@ -386,6 +485,14 @@ static void finish(kvpi_engine *engine, kvp_request *request, kvpi_transfer_id i
 	kvpi_list_append(&engine->settling, &request->settling.node);
 }
 
+void kvpi_link_farewell(kvpi_engine *engine, int64_t now)
+{
+	/* On the session, in front of the goodbye: a state that went by the data connection may have gone with it, and the
+	 * sender would take what was delivered last for lost. */
+	if (engine->in.session != NULL)
+		(void)kvpi_rx_tell(&engine->rx, now);
+}
+
 void kvpi_link_settle(kvpi_engine *engine, int64_t now)
 {
 	KVPI_LIST_FOREACH(pos, next, &engine->settling) {
@@ -414,12 +521,26 @@ static kvp_request *request_of_item(const kvpi_tx_item *item)
 	return KVPI_CONTAINER_OF((kvpi_tx_item *)item, kvp_request, item);
 }
 
-static bool tx_announce(void *user, const kvpi_tx_item *item, int64_t now)
+/* All bytes in dense order: in place, or packed into the engine's scratch. */
+static kvpi_view dense_bytes(kvpi_engine *engine, const kvp_tensor *tensor)
+{
+	kvpi_layout layout;
+
+	kvpi_layout_of_tensor(tensor, &layout);
+	if (layout.block_bytes == layout.bytes)
+		return kvpi_view_of(layout.base, layout.bytes);
+	kvpi_layout_gather(&layout, 0, engine->packed, layout.bytes);
+	return kvpi_view_of(engine->packed, layout.bytes);
+}
+
+static bool tx_announce(void *user, kvpi_tx_item *item, int64_t now)
 {
 	kvpi_engine *engine = user;
 	kvpi_msg msg = {.id = KVPI_MSG_announce};
 	kvpi_msg_announce *announce = &msg.u.announce;
 
+	if (kvpi_fault("link.announce"))
+		return false;
 	announce->session = engine->out.session->id;
 	announce->seq = item->seq;
 	announce->dtype = (uint64_t)item->tensor->dtype;
@@ -428,8 +549,14 @@ static bool tx_announce(void *user, const kvpi_tx_item *item, int64_t now)
 		announce->withdrawn = item->withdrawn;
 		announce->text = kvpi_view_text(item->why);
 		announce->present = KVPI_HAS(announce, withdrawn) | KVPI_HAS(announce, text);
+	} else if (item->bytes > 0 && item->bytes <= KVPI_LINK_INLINE_MAX && item->tensor->memory == KVP_MEMORY_HOST) {
+		announce->data = dense_bytes(engine, item->tensor);
+		announce->present = KVPI_HAS(announce, data);
 	}
-	return kvpi_session_send(engine->out.session, &msg, now);
+	if (!say(&engine->out, &msg, now))
+		return false;
+	item->carried = item->carried || (announce->present & KVPI_HAS(announce, data));
+	return true;
 }
 
 static kvp_status tx_put(void *user, kvpi_tx_item *item, uint32_t attempt)
@@ -440,6 +567,8 @@ static kvp_status tx_put(void *user, kvpi_tx_item *item, uint32_t attempt)
 
 	if (engine->out.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.put"))
+		return KVP_E_AGAIN;
 	kvpi_layout_of_tensor(item->tensor, &transfer.local);
 	engine->busy = true;
 	return engine->out.plane->ops->submit(engine->out.conn, &transfer);
@@ -500,19 +629,38 @@ const kvpi_tx_ops kvpi_link_tx_ops = {
 
 /* ---- the receiving half ------------------------------------------------------------------------------- */
 
+/* Where the bytes of the tensor that the post has met go. */
+static void destination(const kvpi_rx_post *post, kvpi_layout *layout)
+{
+	if (post->tensor->dtype == KVP_DTYPE_ANY)
+		kvpi_layout_of_bytes(post->tensor->data, kvp_tensor_bytes(&post->slot->tensor), post->tensor->memory,
+		                     post->tensor->device, layout);
+	else
+		kvpi_layout_of_tensor(post->tensor, layout);
+}
+
+static bool rx_fill(void *user, kvpi_rx_post *post, const void *data)
+{
+	kvpi_layout layout;
+
+	(void)user;
+	if (post->tensor->memory != KVP_MEMORY_HOST)
+		return false;
+	destination(post, &layout);
+	kvpi_layout_scatter(&layout, 0, data, layout.bytes);
+	return true;
+}
+
 static kvp_status rx_post(void *user, kvpi_rx_post *post, kvpi_transfer_id id)
 {
 	kvpi_engine *engine = user;
 	kvpi_transfer transfer = {.id = id, .direction = KVPI_PUT};
-	uint64_t bytes = kvp_tensor_bytes(&post->slot->tensor);
 
 	if (engine->in.conn == NULL)
 		return KVP_E_PEER_LOST;
-	if (post->tensor->dtype == KVP_DTYPE_ANY)
-		kvpi_layout_of_bytes(post->tensor->data, bytes, post->tensor->memory, post->tensor->device,
-		                     &transfer.local);
-	else
-		kvpi_layout_of_tensor(post->tensor, &transfer.local);
+	if (kvpi_fault("link.post"))
+		return KVP_E_AGAIN;
+	destination(post, &transfer.local);
 	engine->busy = true;
 	return engine->in.plane->ops->post_recv(engine->in.conn, &transfer);
 }
@@ -532,9 +680,11 @@ static bool rx_state(void *user, const kvpi_msg_state *state, int64_t now)
 	kvpi_engine *engine = user;
 	kvpi_msg msg = {.id = KVPI_MSG_state};
 
+	if (kvpi_fault("link.state"))
+		return false;
 	msg.u.state = *state;
 	msg.u.state.session = engine->in.session->id;
-	return kvpi_session_send(engine->in.session, &msg, now);
+	return say(&engine->in, &msg, now);
 }
 
 static void rx_ended(void *user, kvpi_rx_post *post, kvp_status status, const char *text, kvp_receipt receipt,
@@ -562,6 +712,7 @@ static void rx_ended(void *user, kvpi_rx_post *post, kvp_status status, const ch
 const kvpi_rx_ops kvpi_link_rx_ops = {
     .post = rx_post,
     .cancel = rx_cancel,
+    .fill = rx_fill,
     .state = rx_state,
     .ended = rx_ended,
 };

@@ -5,10 +5,85 @@
 #include "base/fault.h"
 #include "engine/engine.h"
 
+#include <sched.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-kvp_status kvpi_request_new(kvpi_request_kind kind, kvp_request **out)
+#define IDLE_MAX 512 /* requests that wait in a pool for their next use */
+/* Looking: so many glances, each after a pause of the CPU, before the clock is read and others may run. */
+#define GLANCES 64
+
+struct kvpi_request_pool {
+	pthread_mutex_t mutex;
+	kvpi_list idle;
+	unsigned idle_count, members; /* members: all requests of it, idle or not */
+	bool closed;
+	int64_t poll_ns;
+};
+
+kvp_status kvpi_request_pool_new(int64_t poll_ns, kvpi_request_pool **out)
+{
+	kvpi_request_pool *pool = KVPI_NEW(kvpi_request_pool);
+
+	if (pool == NULL)
+		return kvpi_error_nomem("a pool of requests");
+	pthread_mutex_init(&pool->mutex, NULL);
+	kvpi_list_init(&pool->idle);
+	pool->poll_ns = poll_ns;
+	*out = pool;
+	return KVP_OK;
+}
+
+static void destroy(kvp_request *request)
+{
+	pthread_cond_destroy(&request->ended);
+	pthread_mutex_destroy(&request->mutex);
+	free(request);
+}
+
+static void pool_free(kvpi_request_pool *pool)
+{
+	pthread_mutex_destroy(&pool->mutex);
+	free(pool);
+}
+
+void kvpi_request_pool_close(kvpi_request_pool *pool)
+{
+	kvpi_list *node;
+	bool last;
+
+	if (pool == NULL)
+		return;
+	pthread_mutex_lock(&pool->mutex);
+	pool->closed = true;
+	while ((node = kvpi_list_first(&pool->idle)) != NULL) {
+		kvpi_list_remove(node);
+		pool->members--;
+		destroy(KVPI_CONTAINER_OF(node, kvp_request, idle));
+	}
+	last = pool->members == 0;
+	pthread_mutex_unlock(&pool->mutex);
+	if (last)
+		pool_free(pool);
+}
+
+/* One that was used before; NULL: none waits. */
+static kvp_request *take_idle(kvpi_request_pool *pool)
+{
+	kvpi_list *node;
+
+	pthread_mutex_lock(&pool->mutex);
+	node = kvpi_list_first(&pool->idle);
+	if (node != NULL) {
+		kvpi_list_remove(node);
+		pool->idle_count--;
+	}
+	pthread_mutex_unlock(&pool->mutex);
+	return node != NULL ? KVPI_CONTAINER_OF(node, kvp_request, idle) : NULL;
+}
+
+static kvp_status make(kvpi_request_pool *pool, kvp_request **out)
 {
 	kvp_request *request = KVPI_NEW(kvp_request);
 	kvp_status status;
@@ -21,9 +96,30 @@ kvp_status kvpi_request_new(kvpi_request_kind kind, kvp_request **out)
 		return status;
 	}
 	pthread_mutex_init(&request->mutex, NULL);
+	request->pool = pool;
+	pthread_mutex_lock(&pool->mutex);
+	pool->members++;
+	pthread_mutex_unlock(&pool->mutex);
+	*out = request;
+	return KVP_OK;
+}
+
+kvp_status kvpi_request_new(kvpi_request_pool *pool, kvpi_request_kind kind, kvp_request **out)
+{
+	kvp_request *request = take_idle(pool);
+
+	if (request == NULL) {
+		kvp_status status = make(pool, &request);
+
+		if (status != KVP_OK)
+			return status;
+	}
+	memset(request, 0, offsetof(kvp_request, text));
+	request->text[0] = '\0';
 	kvpi_handle_init(&request->handle, KVPI_REQUEST_MAGIC);
 	request->kind = kind;
-	request->status = KVP_PENDING;
+	request->poll_ns = pool->poll_ns;
+	atomic_init(&request->status, KVP_PENDING);
 	atomic_init(&request->references, 1);
 	*out = request;
 	return KVP_OK;
@@ -36,12 +132,26 @@ void kvpi_request_hold(kvp_request *request)
 
 void kvpi_request_release(kvp_request *request)
 {
+	kvpi_request_pool *pool = request->pool;
+	bool keep, last;
+
 	if (atomic_fetch_sub_explicit(&request->references, 1, memory_order_acq_rel) != 1)
 		return;
 	kvpi_handle_fini(&request->handle);
-	pthread_cond_destroy(&request->ended);
-	pthread_mutex_destroy(&request->mutex);
-	free(request);
+	pthread_mutex_lock(&pool->mutex);
+	keep = !pool->closed && pool->idle_count < IDLE_MAX;
+	if (keep) {
+		kvpi_list_append(&pool->idle, &request->idle);
+		pool->idle_count++;
+	} else {
+		pool->members--;
+	}
+	last = pool->closed && pool->members == 0;
+	pthread_mutex_unlock(&pool->mutex);
+	if (!keep)
+		destroy(request);
+	if (last)
+		pool_free(pool);
 }
 
 /* From one point in time to the next; the time of a point that was never reached goes to the next that was. */
@@ -78,18 +188,38 @@ void kvpi_request_end(kvp_request *request, kvp_status status, const char *text,
 		request->done(request->done_user, status); /* first: who waits may free `user` when he wakes */
 	pthread_mutex_lock(&request->mutex);
 	split_times(request, now);
-	request->status = status;
 	request->receipt = receipt;
 	snprintf(request->text, sizeof(request->text), "%s", text);
 	request->engine = NULL;
+	atomic_store(&request->status, status);
 	pthread_cond_broadcast(&request->ended);
 	pthread_mutex_unlock(&request->mutex);
+}
+
+/* Looks for the end for a while before the caller sleeps: waking a thread costs more than a small transfer.  Others get
+ * the CPU now and then: where there are few, the worker may be waiting for it. */
+static void look(const kvp_request *request, int64_t deadline_ns)
+{
+	int64_t until_ns = kvpi_now(&kvpi_clock_real) + request->poll_ns;
+
+	if (until_ns > deadline_ns)
+		until_ns = deadline_ns;
+	do {
+		for (int i = 0; i < GLANCES; i++) {
+			if (atomic_load_explicit(&request->status, memory_order_acquire) != KVP_PENDING)
+				return;
+			kvpi_relax();
+		}
+		sched_yield();
+	} while (kvpi_now(&kvpi_clock_real) < until_ns);
 }
 
 kvp_status kvpi_request_wait_until(kvp_request *request, int64_t deadline_ns)
 {
 	kvp_status status;
 
+	if (request->poll_ns > 0)
+		look(request, deadline_ns);
 	pthread_mutex_lock(&request->mutex);
 	while (request->status == KVP_PENDING)
 		if (!kvpi_cond_wait_until(&request->ended, &request->mutex, deadline_ns))
@@ -114,9 +244,7 @@ kvp_status kvp_request_test(kvp_request *request)
 
 	if (status != KVP_OK)
 		return status;
-	pthread_mutex_lock(&request->mutex);
-	status = request->status;
-	pthread_mutex_unlock(&request->mutex);
+	status = atomic_load(&request->status);
 	return status == KVP_OK || status == KVP_PENDING ? status : kvpi_error_set(status, request->text);
 }
 

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define RETRY_NS (1 * KVPI_NS_PER_MS)
+#define SEEN_PART 4 /* that announcements have come is told within this part of an interval, before they are repeated */
 
 static kvpi_rx_post *post_of(kvpi_list *node)
 {
@@ -28,6 +29,11 @@ void kvpi_rx_init(kvpi_rx *rx, const kvpi_rx_ops *ops, void *user, int64_t repea
 	kvpi_list_init(&rx->posts);
 	kvpi_list_init(&rx->peeks);
 	rx->state_ns = rx->retry_ns = KVPI_NEVER;
+}
+
+static unsigned char *room_of(const kvpi_rx *rx, const kvpi_rx_slot *slot)
+{
+	return rx->room + slot->seq % KVPI_LINK_WINDOW * KVPI_LINK_INLINE_MAX;
 }
 
 static kvpi_transfer_id id_of(const kvpi_rx_slot *slot)
@@ -113,11 +119,15 @@ void kvpi_rx_post_add(kvpi_rx *rx, kvpi_rx_post *post)
 
 kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 {
+	const bool has_data = (announce->present & KVPI_HAS(announce, data)) != 0;
 	kvpi_rx_slot *slot = slot_at(rx, announce->seq);
 	kvp_tensor tensor;
 
-	/* Whatever it says, the sender seems not to know our state. */
-	rx->dirty = true;
+	/* Whatever it says: that it is said again means that the sender does not know our state. */
+	if (announce->seq <= rx->delivered || announce->seq <= rx->seen)
+		rx->dirty = true;
+	else
+		rx->seen_news = true;
 	if (announce->seq <= rx->delivered)
 		return KVP_OK;
 	if (announce->seq > rx->delivered + KVPI_LINK_WINDOW)
@@ -135,6 +145,10 @@ kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 			return kvpi_error(KVP_E_PROTOCOL, "tensor %" PRIu64 " announced with a description that is none",
 			                  announce->seq);
 	}
+	if (has_data && (announce->data.len == 0 || announce->data.len > KVPI_LINK_INLINE_MAX ||
+	                 announce->data.len != kvp_tensor_bytes(slot->state == KVPI_SLOT_EMPTY ? &tensor : &slot->tensor)))
+		return kvpi_error(KVP_E_PROTOCOL, "tensor %" PRIu64 " announced with %zu bytes, which is not what it has",
+		                  announce->seq, announce->data.len);
 	if (slot->state == KVPI_SLOT_EMPTY) {
 		memset(slot, 0, sizeof(*slot));
 		slot->state = KVPI_SLOT_ANNOUNCED;
@@ -144,6 +158,10 @@ kvp_status kvpi_rx_announce(kvpi_rx *rx, const kvpi_msg_announce *announce)
 		while (rx->seen < rx->delivered + KVPI_LINK_WINDOW &&
 		       slot_at(rx, rx->seen + 1)->state != KVPI_SLOT_EMPTY && slot_at(rx, rx->seen + 1)->seq == rx->seen + 1)
 			rx->seen++;
+	}
+	if (has_data && rx->room != NULL && !slot->kept) {
+		memcpy(room_of(rx, slot), announce->data.data, announce->data.len);
+		slot->kept = true;
 	}
 	if (announce->present & KVPI_HAS(announce, withdrawn)) {
 		slot->withdrawn = (kvp_status)announce->withdrawn;
@@ -218,7 +236,8 @@ static void hand_over(kvpi_rx *rx, kvpi_rx_slot *slot, int64_t now)
 {
 	kvp_status status;
 
-	if (kvp_tensor_bytes(&slot->tensor) == 0) {
+	if (kvp_tensor_bytes(&slot->tensor) == 0 ||
+	    (slot->kept && rx->ops->fill(rx->user, slot->post, room_of(rx, slot)))) {
 		slot->arrived = true;
 		slot->post->arrived_ns = now;
 		return;
@@ -337,6 +356,7 @@ void kvpi_rx_session(kvpi_rx *rx, bool up)
 void kvpi_rx_conn(kvpi_rx *rx, bool up)
 {
 	rx->conn_up = up;
+	rx->dirty = true; /* what was said on the old connection may be lost */
 	if (up)
 		return;
 	for (size_t i = 0; i < KVPI_LINK_WINDOW; i++) {
@@ -349,7 +369,7 @@ void kvpi_rx_conn(kvpi_rx *rx, bool up)
 	}
 }
 
-static bool send_state(kvpi_rx *rx, int64_t now)
+bool kvpi_rx_tell(kvpi_rx *rx, int64_t now)
 {
 	uint64_t grants[2 * KVPI_LINK_WINDOW];
 	kvpi_msg_state state = {.seen = rx->seen, .delivered = rx->delivered, .grants = {grants, 0}};
@@ -384,9 +404,12 @@ void kvpi_rx_step(kvpi_rx *rx, int64_t now)
 	match_all(rx, now);
 	expire(rx, &rx->posts, now);
 	expire(rx, &rx->peeks, now);
+	if (rx->seen_news && rx->state_ns > now + rx->repeat_ns / SEEN_PART)
+		rx->state_ns = now + rx->repeat_ns / SEEN_PART;
+	rx->seen_news = false;
 	if (!rx->session_up || (!rx->dirty && now < rx->state_ns))
 		return;
-	if (send_state(rx, now)) {
+	if (kvpi_rx_tell(rx, now)) {
 		rx->dirty = false;
 		/* Grants that stand are told again: a lost STATE must not cost a transfer. */
 		rx->state_ns = kvpi_list_empty(&rx->posts) ? KVPI_NEVER : now + rx->repeat_ns;

@@ -5,7 +5,8 @@
  * Announcements fill a window of KVPI_LINK_WINDOW slots behind `delivered`; posts wait in order; the n-th
  * post that is not yet matched meets the lowest slot that is not.  A match hands the destination to the
  * plane under (seq, attempt) and grants exactly that to the sender, so data never arrives for which there is no
- * place.  When a post is given up or the data connection breaks, the slot's attempt is raised: bytes of the old
+ * place.  An announcement that carries the bytes fills the destination by itself, at the match: until then they are
+ * kept in the slot's part of `room`.  When a post is given up or the data connection breaks, the slot's attempt is raised: bytes of the old
  * one are dropped by the plane, the sender puts again, nothing is lost.
  *
  * Posts end strictly in order: one whose bytes came early waits for those before it.  A post that fails takes all posts behind it along (KVP_E_CANCELED): otherwise tensors would land one place
@@ -23,6 +24,7 @@
 #include <kvpipe/tensor.h>
 
 #define KVPI_RX_POSTS_MAX 64
+#define KVPI_RX_ROOM_BYTES ((size_t)KVPI_LINK_WINDOW * KVPI_LINK_INLINE_MAX)
 
 /* What is known of an announced tensor. */
 typedef struct kvpi_rx_slot {
@@ -34,6 +36,7 @@ typedef struct kvpi_rx_slot {
 	uint32_t attempt;      /* of the present or next match */
 	bool in_plane;         /* a destination stands in the plane under that attempt */
 	bool arrived;          /* or: all bytes are in it */
+	bool kept;             /* the bytes came with the announcement and are in the room */
 	struct kvpi_rx_post *post;
 } kvpi_rx_slot;
 
@@ -52,6 +55,8 @@ typedef struct kvpi_rx_ops {
 	/* Hands the destination to the plane.  KVP_OK, KVP_E_AGAIN (later), anything else ends the post. */
 	kvp_status (*post)(void *user, kvpi_rx_post *post, kvpi_transfer_id id);
 	kvp_receipt (*cancel)(void *user, kvpi_transfer_id id);
+	/* Copies all of the slot's bytes, dense at `data`, to the destination.  False: not there; the plane carries them. */
+	bool (*fill)(void *user, kvpi_rx_post *post, const void *data);
 	/* Sends the whole state.  False: not now, tried again soon. */
 	bool (*state)(void *user, const kvpi_msg_state *state, int64_t now);
 	/* The post has ended: called once each, its last use here. */
@@ -63,11 +68,13 @@ typedef struct kvpi_rx {
 	void *user;
 	int64_t repeat_ns;
 	kvpi_rx_slot slots[KVPI_LINK_WINDOW]; /* seq modulo the window */
+	unsigned char *room; /* KVPI_RX_ROOM_BYTES for what announcements carry, the owner's; NULL: nothing is kept */
 	uint64_t seen, delivered;
 	kvpi_list posts; /* in order; matched ones first */
 	kvpi_list peeks;
 	bool session_up, conn_up;
 	bool dirty;       /* the sender does not know our state */
+	bool seen_news;   /* it knows it, but for `seen`, for which it does not wait: told with the next state, or soon */
 	int64_t state_ns; /* when to send it again in any case */
 	int64_t retry_ns;
 } kvpi_rx;
@@ -87,6 +94,9 @@ void kvpi_rx_conn(kvpi_rx *rx, bool up); /* plane: connected, lost */
 
 /* The link is over, or closed from this side: every post ends with `status`. */
 void kvpi_rx_fail(kvpi_rx *rx, kvp_status status, const char *text, int64_t now);
+
+/* Sends the state now, whether the sender knows it or not: the last word before a goodbye.  False: it could not. */
+bool kvpi_rx_tell(kvpi_rx *rx, int64_t now);
 
 /* Deadlines, matches, the STATE message. */
 void kvpi_rx_step(kvpi_rx *rx, int64_t now);

@@ -116,7 +116,7 @@ static kvp_status check_state(kvpi_tx *tx, const kvpi_msg_state *state)
 
 		if (item->seq > state->delivered)
 			break;
-		if (!item->ended && item->bytes > 0 && item->put == 0)
+		if (!item->ended && item->bytes > 0 && item->put == 0 && !item->carried)
 			return kvpi_error(KVP_E_PROTOCOL, "the receiver claims tensor %" PRIu64
 			                  ", of which nothing was sent", item->seq);
 	}
@@ -182,9 +182,14 @@ void kvpi_tx_session(kvpi_tx *tx, bool up)
 void kvpi_tx_conn(kvpi_tx *tx, bool up)
 {
 	tx->conn_up = up;
-	if (!up)
-		KVPI_LIST_FOREACH(pos, next, &tx->items)
-			item_of(pos)->in_plane = false; /* to be put again under the next attempt */
+	KVPI_LIST_FOREACH(pos, next, &tx->items) {
+		kvpi_tx_item *item = item_of(pos);
+
+		if (!up)
+			item->in_plane = false; /* to be put again under the next attempt */
+		else if (item->announced_ns != 0 && item->announce_ns != KVPI_NEVER)
+			item->announce_ns = 0; /* what was said on the old connection may be lost */
+	}
 }
 
 static void announce(kvpi_tx *tx, kvpi_tx_item *item, int64_t now)
@@ -195,6 +200,8 @@ static void announce(kvpi_tx *tx, kvpi_tx_item *item, int64_t now)
 	}
 	if (item->announced_ns == 0)
 		item->announced_ns = now;
+	if (item->carried && item->sent_ns == 0)
+		item->put_ns = item->sent_ns = now;
 	item->announce_ns = now + tx->repeat_ns;
 }
 

@@ -8,6 +8,9 @@
  *
  *	queued → announced (repeated until seen) → granted (seq, attempt) → put → sent → delivered: ended with KVP_OK
  *
+ * Few bytes of host memory travel inside the announcement, and with each repetition of it; the receiver then needs
+ * neither grant nor put, but may use them all the same.
+ *
  * The receiver may raise the attempt at any time (its post was given up, or the data connection broke):
  * then the item is put again.  An item that ends otherwise (deadline, cancel) becomes a tombstone: its
  * announcement, now saying "withdrawn", is repeated until the receiver has passed it, so that no later tensor
@@ -28,6 +31,7 @@
 #include <kvpipe/tensor.h>
 
 #define KVPI_LINK_WINDOW 64
+#define KVPI_LINK_INLINE_MAX 8192 /* bytes that an announcement may carry; the table in messages.def says the same */
 
 /* One tensor to send; embedded in its request, not moved until released. */
 typedef struct kvpi_tx_item {
@@ -43,6 +47,7 @@ typedef struct kvpi_tx_item {
 	uint32_t granted;   /* newest attempt for which the receiver stands ready; 0: none */
 	uint32_t put;       /* newest attempt given to the plane; 0: none */
 	bool in_plane;      /* that attempt is under way: neither sent nor lost */
+	bool carried;       /* an announcement took all of its bytes along; set by the announce function */
 	bool ended;         /* ended() was called; the item only lives on as a tombstone */
 	kvp_status withdrawn;
 	const char *why;    /* for the receiver; a static text */
@@ -50,8 +55,9 @@ typedef struct kvpi_tx_item {
 } kvpi_tx_item;
 
 typedef struct kvpi_tx_ops {
-	/* Announces (item->withdrawn != 0: as withdrawn).  False: not now, tried again soon. */
-	bool (*announce)(void *user, const kvpi_tx_item *item, int64_t now);
+	/* Announces (item->withdrawn != 0: as withdrawn), with the bytes if it likes and the item has not ended: then it
+	 * sets `carried`.  False: not now, tried again soon. */
+	bool (*announce)(void *user, kvpi_tx_item *item, int64_t now);
 	/* Gives the item to the plane under (seq, attempt).  KVP_OK, KVP_E_AGAIN (later), anything else ends the item. */
 	kvp_status (*put)(void *user, kvpi_tx_item *item, uint32_t attempt);
 	/* Takes an attempt back from the plane. */

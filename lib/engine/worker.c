@@ -8,6 +8,8 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <netdb.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,8 +17,63 @@
 #define NAP_FIRST_NS (20 * INT64_C(1000))
 #define NAP_MOST_NS (500 * INT64_C(1000))
 #define FDS_MAX (KVPI_ENGINE_PLANES_MAX + 4)
+/* A worker that does not rest looks at the sessions this often; each look costs system calls.  One that rests is told. */
+#define HUB_LOOK_NS (1 * KVPI_NS_PER_MS)
+/* While it polls: so many rounds without news between two clock readings, at which others may have the CPU. */
+#define POLL_ROUNDS 16
+#define CPUS_MAX 4096
+
+/* ---- CPUs ------------------------------------------------------------------------------------------ */
+
+typedef union cpu_mask {
+	cpu_set_t set; /* what the functions want; the whole is larger */
+	unsigned long words[CPUS_MAX / (8 * sizeof(unsigned long))];
+} cpu_mask;
+
+static bool read_cpus(cpu_mask *mask)
+{
+	memset(mask, 0, sizeof(*mask));
+	return sched_getaffinity(0, sizeof(*mask), &mask->set) == 0;
+}
+
+int kvpi_engine_cpus(void)
+{
+	cpu_mask mask;
+
+	return read_cpus(&mask) ? CPU_COUNT_S(sizeof(mask), &mask.set) : 1;
+}
+
+kvp_status kvpi_engine_check_cpu(int cpu)
+{
+	cpu_mask mask;
+
+	if (cpu < 0)
+		return KVP_OK;
+	if (!read_cpus(&mask) || cpu >= CPUS_MAX || !CPU_ISSET_S((size_t)cpu, sizeof(mask), &mask.set))
+		return kvpi_error(KVP_E_INVALID, "worker_cpu %d is not one of the CPUs that this process may use", cpu);
+	return KVP_OK;
+}
+
+static void bind_to_cpu(pthread_t thread, int cpu)
+{
+	cpu_mask mask;
+	int err;
+
+	memset(&mask, 0, sizeof(mask));
+	CPU_SET_S((size_t)cpu, sizeof(mask), &mask.set);
+	err = pthread_setaffinity_np(thread, sizeof(mask), &mask.set);
+	if (err != 0)
+		KVPI_LOG(WARN, "engine", "the worker does not run on CPU %d: %s", cpu, strerror(err));
+}
 
 /* ---- other threads' side -------------------------------------------------------------------------- */
+
+/* What was left under the mutex is to be seen by the worker's next step. */
+static void give_orders(kvpi_engine *engine)
+{
+	atomic_store(&engine->orders, true);
+	kvpi_wakeup_post(&engine->wakeup);
+}
 
 static kvp_status link_status_locked(const kvpi_engine *engine, const kvpi_link *link)
 {
@@ -63,14 +120,14 @@ kvp_status kvpi_engine_submit(kvpi_engine *engine, kvp_request *request)
 	}
 	pthread_mutex_unlock(&engine->mutex);
 	if (status == KVP_OK)
-		kvpi_wakeup_post(&engine->wakeup);
+		give_orders(engine);
 	return status;
 }
 
 void kvpi_engine_cancel_wanted(kvpi_engine *engine)
 {
 	atomic_store(&engine->cancel_wanted, true);
-	kvpi_wakeup_post(&engine->wakeup);
+	give_orders(engine);
 }
 
 static void order(kvpi_engine *engine, bool *flag)
@@ -78,7 +135,7 @@ static void order(kvpi_engine *engine, bool *flag)
 	pthread_mutex_lock(&engine->mutex);
 	*flag = true;
 	pthread_mutex_unlock(&engine->mutex);
-	kvpi_wakeup_post(&engine->wakeup);
+	give_orders(engine);
 }
 
 void kvpi_engine_close(kvpi_engine *engine)
@@ -100,14 +157,21 @@ bool kvpi_engine_is_worker(const kvpi_engine *engine)
 	return engine->threaded && pthread_equal(pthread_self(), engine->thread);
 }
 
+/* Sleeps until open_low has passed `last`, or something else has changed.  Locked. */
+static kvp_status await_low(kvpi_engine *engine, uint64_t last, int64_t deadline_ns)
+{
+	if (last < engine->awaited)
+		engine->awaited = last;
+	return kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns) ? KVP_OK : KVP_E_TIMEOUT;
+}
+
 kvp_status kvpi_engine_drain(kvpi_engine *engine, int64_t deadline_ns)
 {
 	kvp_status status = KVP_OK;
 
 	pthread_mutex_lock(&engine->mutex);
 	while ((engine->open_low <= engine->submitted || engine->posts > 0) && !engine->ended && status == KVP_OK)
-		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
-			status = KVP_E_TIMEOUT;
+		status = await_low(engine, engine->submitted, deadline_ns);
 	if (engine->open_low > engine->submitted && engine->posts == 0)
 		status = KVP_OK;
 	pthread_mutex_unlock(&engine->mutex);
@@ -119,27 +183,49 @@ void kvpi_engine_cancel_sends(kvpi_engine *engine)
 	order(engine, &engine->cancel_all);
 }
 
+/* Looks a name up, for which the worker must not wait. */
+static bool as_numbers(const char *url, char *out, size_t size)
+{
+	struct sockaddr_storage at;
+	socklen_t len;
+	kvpi_addr addr;
+
+	if (kvpi_addr_parse(url, &addr) != KVP_OK || kvpi_addr_resolve(&addr, &at, &len) != KVP_OK ||
+	    getnameinfo((struct sockaddr *)&at, len, addr.host, sizeof(addr.host), NULL, 0, NI_NUMERICHOST) != 0)
+		return false;
+	kvpi_addr_format(&addr, out, size);
+	return true;
+}
+
 void kvpi_engine_dial(kvpi_engine *engine, const char *url, const char *service, int64_t deadline_ns)
 {
+	char numeric[sizeof(engine->dial_url)];
+	const char *from = as_numbers(url, numeric, sizeof(numeric)) ? numeric : url;
+
+	/* What cannot be looked up here is left to the worker, whose own try says why. */
 	pthread_mutex_lock(&engine->mutex);
-	snprintf(engine->dial_url, sizeof(engine->dial_url), "%s", url);
+	snprintf(engine->dial_url, sizeof(engine->dial_url), "%s", from);
 	snprintf(engine->dial_service, sizeof(engine->dial_service), "%s", service);
 	engine->dial_deadline_ns = deadline_ns;
 	engine->dial_wanted = true;
 	engine->out.used = true;
 	engine->out.status = KVP_PENDING;
 	pthread_mutex_unlock(&engine->mutex);
-	kvpi_wakeup_post(&engine->wakeup);
+	give_orders(engine);
 }
 
 kvp_status kvpi_engine_wait_link(kvpi_engine *engine, kvpi_link *link, int64_t deadline_ns)
 {
+	kvpi_link *other = link == &engine->out ? &engine->in : &engine->out;
 	kvp_status status;
 
 	pthread_mutex_lock(&engine->mutex);
-	while (link->status == KVP_PENDING)
+	/* That no plane fits is true of both directions, but each end may hear it of one only. */
+	while (link->status == KVP_PENDING && !(other->used && other->status == KVP_E_NO_PLANE))
 		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
 			break;
+	if (link->status == KVP_PENDING && other->used && other->status == KVP_E_NO_PLANE)
+		link = other;
 	status = link->status;
 	if (status == KVP_PENDING)
 		status = kvpi_error(KVP_E_TIMEOUT, "no connection %s yet%s%s",
@@ -170,8 +256,7 @@ kvp_status kvpi_engine_flush(kvpi_engine *engine, int64_t deadline_ns)
 	pthread_mutex_lock(&engine->mutex);
 	last = engine->submitted;
 	while (engine->open_low <= last && !engine->ended && status == KVP_OK)
-		if (!kvpi_cond_wait_until(&engine->changed, &engine->mutex, deadline_ns))
-			status = KVP_E_TIMEOUT;
+		status = await_low(engine, last, deadline_ns);
 	if (engine->open_low > last)
 		status = KVP_OK;
 	if (status != KVP_OK) {
@@ -223,15 +308,19 @@ static void cancel_posts(kvpi_engine *engine, kvpi_list *posts, int64_t now)
 	}
 }
 
-static void take_orders(kvpi_engine *engine, int64_t now)
+/* False: there were none. */
+static bool take_orders(kvpi_engine *engine, int64_t now)
 {
-	/* Before the inbox: whoever cancels handed the request in before that. */
-	bool cancel = atomic_exchange(&engine->cancel_wanted, false);
-	bool dial, closed, cancel_all, failed;
+	/* First: what is left from here on is seen the next time. */
+	if (!atomic_exchange(&engine->orders, false))
+		return false;
+	bool cancel, dial, closed, cancel_all, failed;
 	kvp_status out_status, in_status;
 	kvpi_list inbox;
 	kvpi_list *node;
 
+	/* Before the inbox: whoever cancels handed the request in before that. */
+	cancel = atomic_exchange(&engine->cancel_wanted, false);
 	kvpi_list_init(&inbox);
 	pthread_mutex_lock(&engine->mutex);
 	while ((node = kvpi_list_first(&engine->inbox)) != NULL) {
@@ -265,6 +354,7 @@ static void take_orders(kvpi_engine *engine, int64_t now)
 		cancel_posts(engine, &engine->rx.posts, now);
 		cancel_posts(engine, &engine->rx.peeks, now);
 	}
+	return true;
 }
 
 static void publish(kvpi_engine *engine)
@@ -279,8 +369,27 @@ static void publish(kvpi_engine *engine)
 		return;
 	pthread_mutex_lock(&engine->mutex);
 	engine->open_low = low;
-	pthread_cond_broadcast(&engine->changed);
+	if (low > engine->awaited) { /* who still waits says so again */
+		engine->awaited = UINT64_MAX;
+		pthread_cond_broadcast(&engine->changed);
+	}
 	pthread_mutex_unlock(&engine->mutex);
+}
+
+static bool step_hub(kvpi_engine *engine, int64_t now)
+{
+	bool more;
+
+	/* A worker in its loop knows when the hub has news; a test that steps by hand does not. */
+	if (engine->threaded && !engine->hub_wanted && now < engine->hub_look_ns)
+		return false;
+	engine->hub_wanted = false;
+	more = kvpi_hub_step(engine->hub, now);
+	engine->hub_wanted = engine->hub_wanted || more;
+	engine->hub_look_ns = kvpi_hub_next(engine->hub);
+	if (engine->hub_look_ns > now + HUB_LOOK_NS)
+		engine->hub_look_ns = now + HUB_LOOK_NS;
+	return more;
 }
 
 bool kvpi_engine_step(kvpi_engine *engine)
@@ -289,11 +398,15 @@ bool kvpi_engine_step(kvpi_engine *engine)
 	bool more;
 
 	engine->busy = false;
-	take_orders(engine, now);
-	more = kvpi_hub_step(engine->hub, now);
+	more = take_orders(engine, now);
+	if (more) { /* what is new may leave with this step's progress */
+		kvpi_tx_step(&engine->tx, now);
+		kvpi_rx_step(&engine->rx, now);
+	}
+	more = step_hub(engine, now) || more;
 	for (size_t i = 0; i < engine->plane_count; i++)
 		more = engine->planes[i].ops->progress(engine->planes[i].plane, STEP_BUDGET_BYTES) || more;
-	now = kvpi_now(engine->clock);
+	engine->step_ns = now = kvpi_now(engine->clock);
 	kvpi_link_repair(&engine->out, now);
 	kvpi_link_repair(&engine->in, now);
 	kvpi_tx_step(&engine->tx, now);
@@ -306,7 +419,7 @@ bool kvpi_engine_step(kvpi_engine *engine)
 int64_t kvpi_engine_next(const kvpi_engine *engine)
 {
 	int64_t times[] = {kvpi_hub_next(engine->hub), kvpi_tx_next(&engine->tx), kvpi_rx_next(&engine->rx),
-	                   engine->out.reconnect_ns, engine->in.reconnect_ns};
+	                   engine->out.reconnect_ns, engine->in.reconnect_ns, engine->out.gone_ns, engine->in.gone_ns};
 	int64_t at = KVPI_NEVER;
 
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
@@ -318,17 +431,18 @@ int64_t kvpi_engine_next(const kvpi_engine *engine)
  * waits for a device: that cannot wake us, so we look again after a nap, each longer than the one before. */
 static void rest(kvpi_engine *engine, int64_t *nap_ns)
 {
-	struct pollfd fds[FDS_MAX] = {{engine->wakeup.fd, POLLIN, 0}};
-	int64_t now = kvpi_now(engine->clock);
+	struct pollfd fds[FDS_MAX];
+	int64_t now = engine->step_ns;
 	int64_t left = kvpi_engine_next(engine);
 	struct timespec timeout;
 	bool busy = !kvpi_list_empty(&engine->settling);
 	int hub_fds = kvpi_hub_arm(engine->hub, fds + 1, FDS_MAX - KVPI_ENGINE_PLANES_MAX - 1);
-	int count;
+	int count = 1 + hub_fds;
 
-	if (hub_fds < 0)
+	engine->hub_wanted = engine->hub_wanted || hub_fds < 0;
+	if (engine->hub_wanted)
 		return;
-	count = 1 + hub_fds;
+	fds[0] = (struct pollfd){engine->wakeup.fd, POLLIN, 0};
 	for (size_t i = 0; i < engine->plane_count; i++) {
 		int fd = -1;
 
@@ -342,35 +456,45 @@ static void rest(kvpi_engine *engine, int64_t *nap_ns)
 		left = left < *nap_ns ? left : *nap_ns;
 	*nap_ns = !busy ? NAP_FIRST_NS : *nap_ns * 2 < NAP_MOST_NS ? *nap_ns * 2 : NAP_MOST_NS;
 	timeout = (struct timespec){left / KVPI_NS_PER_S, left % KVPI_NS_PER_S};
-	if (ppoll(fds, (nfds_t)count, &timeout, NULL) < 0 && errno != EINTR)
-		KVPI_LOG(ERROR, "engine", "ppoll: %m");
-}
-
-static bool stopped(kvpi_engine *engine)
-{
-	bool stop;
-
-	pthread_mutex_lock(&engine->mutex);
-	stop = engine->stop;
-	pthread_mutex_unlock(&engine->mutex);
-	return stop;
+	if (ppoll(fds, (nfds_t)count, &timeout, NULL) < 0) {
+		if (errno != EINTR)
+			KVPI_LOG(ERROR, "engine", "ppoll: %m");
+		return;
+	}
+	if (fds[0].revents != 0)
+		kvpi_wakeup_clear(&engine->wakeup);
+	for (int i = 1; i <= hub_fds; i++)
+		engine->hub_wanted = engine->hub_wanted || fds[i].revents != 0;
 }
 
 static void *work(void *arg)
 {
 	kvpi_engine *engine = arg;
-	int64_t nap_ns = NAP_FIRST_NS;
-	bool abandoned;
+	int64_t nap_ns = NAP_FIRST_NS, news_ns = kvpi_now(engine->clock);
+	bool abandoned, armed = false;
+	unsigned quiet = 0;
 
-	for (;;) {
-		/* First of all: what is posted from here on wakes the next rest, what was posted before is seen below. */
-		kvpi_wakeup_clear(&engine->wakeup);
-		if (stopped(engine))
-			break;
-		if (kvpi_engine_step(engine))
+	kvpi_wakeup_mute(&engine->wakeup);
+	while (!atomic_load(&engine->stop)) {
+		if (kvpi_engine_step(engine)) {
 			nap_ns = NAP_FIRST_NS;
-		else
+			quiet = 0;
+			news_ns = engine->step_ns;
+		} else if (engine->poll_ns > 0 && engine->step_ns - news_ns < engine->poll_ns) {
+			kvpi_relax();
+			if (++quiet % POLL_ROUNDS == 0)
+				sched_yield();
+		} else if (!armed) {
+			/* What is posted from here on wakes the next rest; what was posted before, the next step sees. */
+			kvpi_wakeup_arm(&engine->wakeup);
+			armed = true;
+			continue;
+		} else {
 			rest(engine, &nap_ns);
+		}
+		if (armed)
+			kvpi_wakeup_mute(&engine->wakeup);
+		armed = false;
 	}
 	pthread_mutex_lock(&engine->mutex);
 	engine->left = true;
@@ -384,8 +508,13 @@ static void *work(void *arg)
 
 kvp_status kvpi_engine_start(kvpi_engine *engine)
 {
-	kvp_status status = kvpi_thread_start(&engine->thread, "kvp-worker", work, engine);
+	kvp_status status;
 
-	engine->threaded = status == KVP_OK;
+	engine->threaded = true; /* before the worker, which looks at it, is there */
+	status = kvpi_thread_start(&engine->thread, "kvp-worker", work, engine);
+	if (status != KVP_OK)
+		engine->threaded = false;
+	if (engine->threaded && engine->worker_cpu >= 0)
+		bind_to_cpu(engine->thread, engine->worker_cpu);
 	return status;
 }

@@ -55,6 +55,7 @@ static kvp_status check_options(kvp_pipe_options *options)
 {
 	const char *device = options->kv_buffer_device;
 	const char *ends[3] = {options->endpoint, options->send_to, options->recv_from};
+	kvp_status status;
 
 	if (options->endpoint == NULL && options->kv_rank >= options->kv_parallel_size)
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: kv_rank %d is not below kv_parallel_size %d",
@@ -71,16 +72,16 @@ static kvp_status check_options(kvp_pipe_options *options)
 		                  options->kv_port, options->kv_port_offset);
 	if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0 && strcmp(device, "cuda") != 0)
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: kv_buffer_device \"%s\" is not auto, cpu or cuda", device);
-	if (strcmp(device, "cuda") == 0)
-		return kvpi_error(KVP_E_UNSUPPORTED, "kvp_pipe_open: no data plane carries CUDA memory yet; "
-		                  "copy to host memory and use kv_buffer_device cpu");
+	if (strcmp(device, "cuda") == 0 && kvpi_device_find(KVP_MEMORY_CUDA) == NULL)
+		return kvpi_error(KVP_E_UNSUPPORTED, "kvp_pipe_open: this library was built without CUDA");
 	if (!is_name(options->name, 50))
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: name is not 1 to 50 letters, digits, '.', '-' or '_'");
 	for (size_t i = 0; i < 3; i++)
 		if (ends[i] != NULL && !is_name(ends[i], 32))
 			return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: endpoint, send_to and recv_from are 1 to 32 letters, "
 			                  "digits, '.', '-' or '_'");
-	return prefix(kvpi_engine_check_planes(options->planes));
+	status = kvpi_engine_check_cpu(options->worker_cpu);
+	return prefix(status != KVP_OK ? status : kvpi_engine_check_planes(options->planes));
 }
 
 /* A NULL string means its default, as a zeroed field in a hand-made struct would. */
@@ -100,6 +101,8 @@ static kvp_status read_options(const kvp_pipe_options *given, kvp_pipe_options *
 		options->kv_buffer_device = defaults.kv_buffer_device;
 	if (options->bind_host == NULL)
 		options->bind_host = defaults.bind_host;
+	if (options->port_range == NULL)
+		options->port_range = defaults.port_range;
 	return check_options(options);
 }
 
@@ -139,6 +142,7 @@ static void on_room(void *user)
 
 static kvp_status make_engine(kvp_pipe *pipe, const kvp_pipe_options *options, const char *name, const char *compat)
 {
+	kvp_status status;
 	kvpi_engine_params params = {.context = pipe->context,
 	                             .name = name,
 	                             .compat_text = compat,
@@ -153,7 +157,8 @@ static kvp_status make_engine(kvp_pipe *pipe, const kvp_pipe_options *options, c
 	                             .on_room = on_room,
 	                             .on_room_user = &pipe->room};
 
-	return kvpi_engine_new(&params, &pipe->engine);
+	status = kvpi_listen_ports(&params.listen, options->port_range);
+	return status == KVP_OK ? kvpi_engine_new(&params, &pipe->engine) : status;
 }
 
 /* ---- ring ------------------------------------------------------------------------------------------- */
@@ -289,7 +294,7 @@ static kvp_status dial_by_name(kvp_pipe *pipe, const kvp_pipe_options *options, 
 		kvp_bytes_free(&value);
 		status = kvpi_engine_wait_link(pipe->engine, &pipe->engine->out,
 		                               slice_ns < deadline_ns ? slice_ns : deadline_ns);
-		if (status == KVP_OK || !may_be_stale(status))
+		if (status == KVP_OK || !may_be_stale(status) || atomic_load(&pipe->engine->out.locked_out))
 			return status;
 		fresh = status != KVP_E_TIMEOUT;
 		if (now_ns() < deadline_ns) {

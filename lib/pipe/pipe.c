@@ -53,6 +53,10 @@ static kvp_status place(kvp_pipe *pipe, const kvpi_link *link, kvp_tensor *tenso
 	status = kvpi_device_resolve(tensor->data, &tensor->memory, &tensor->device);
 	if (status != KVP_OK)
 		return status;
+	if (tensor->memory != KVP_MEMORY_HOST)
+		status = kvpi_device_find(tensor->memory)->prepare(tensor->device); /* not on the worker: it may be slow */
+	if (status != KVP_OK)
+		return status;
 	if (pipe->host_only && tensor->memory != KVP_MEMORY_HOST)
 		return kvpi_error(KVP_E_UNSUPPORTED, "%s: device memory on a pipe with kv_buffer_device cpu", call);
 	if (plane != NULL && !(plane->caps.memories & (1u << tensor->memory)))
@@ -67,7 +71,7 @@ static kvp_status make_send(kvp_pipe *pipe, const kvp_tensor *tensor, const kvp_
                             kvp_request **out)
 {
 	kvp_request *request;
-	kvp_status status = kvpi_request_new(KVPI_REQUEST_SEND, &request);
+	kvp_status status = kvpi_request_new(pipe->engine->requests, KVPI_REQUEST_SEND, &request);
 
 	if (status != KVP_OK)
 		return status;
@@ -235,7 +239,7 @@ static kvp_status submit(kvp_pipe *pipe, kvpi_request_kind kind, const kvp_tenso
                          bool alone, const char *call, kvp_request **out)
 {
 	kvp_request *request;
-	kvp_status status = kvpi_request_new(kind, &request);
+	kvp_status status = kvpi_request_new(pipe->engine->requests, kind, &request);
 
 	if (status != KVP_OK)
 		return status;
@@ -498,6 +502,8 @@ static void explain(kvpi_buf *out, const kvpi_link *link, const char *direction)
 		return;
 	kvpi_buf_printf(out, "%s \"%s\" by %s%s%s\n", direction, link->peer, link->plane ? link->plane->ops->name : "none",
 	                link->status == KVP_OK ? "" : ", over: ", link->status == KVP_OK ? "" : link->text);
+	kvpi_buf_printf(out, "  control: on the %s\n",
+	                atomic_load(&link->direct) ? "data connection" : "session, the data connection is down");
 	for (const char *line = link->why; *line != '\0'; line += strcspn(line, "\n") + (line[strcspn(line, "\n")] != '\0'))
 		kvpi_buf_printf(out, "  %.*s\n", (int)strcspn(line, "\n"), line);
 }

@@ -17,6 +17,7 @@
 #ifndef KVPI_PLANE_PLANE_H
 #define KVPI_PLANE_PLANE_H
 
+#include "base/clock.h"
 #include "base/hostid.h"
 #include "device/device.h"
 #include "device/layout.h"
@@ -72,6 +73,8 @@ typedef struct kvpi_plane_event {
 	kvpi_transfer_id id;
 	kvp_status status;
 	const char *text; /* borrowed */
+	bool final;       /* LOST: proven that the peer will not come back: its process has ended, or on this machine nobody
+	                     listens any more where it did */
 	const void *data;
 	size_t len;
 } kvpi_plane_event;
@@ -82,6 +85,7 @@ typedef struct kvpi_plane_params {
 	int streams;           /* parallel connections per direction, where the plane has such; 1..16, 0 = 1 */
 	bool checksum;         /* carry a digest of every payload (wire/digest.h) and check it, where bytes cross a wire */
 	uint64_t staging_bytes; /* bound of bounce buffers for memory that the plane cannot reach directly */
+	const kvpi_clock *clock; /* for what waits for a time; outlives the plane; NULL: the real one */
 	void (*on_event)(void *user, const kvpi_plane_event *event);
 	void (*wake)(void *user); /* any thread: makes the worker call progress() soon */
 	void *user;
@@ -113,7 +117,7 @@ typedef struct kvpi_plane_ops {
 	kvp_status (*judge)(const kvpi_facts *mine, const kvpi_facts *theirs, char *why, size_t why_len);
 
 	/* Opens for one endpoint (listening, if it listens).  KVP_E_SYSTEM, KVP_E_NOMEM, KVP_E_UNSUPPORTED (this
-	 * machine cannot), KVP_E_INVALID (bind_host, staging_bytes). */
+	 * machine cannot), KVP_E_INVALID (bind_host, staging_bytes).  What is wrapped opens through spec.h only. */
 	kvp_status (*open)(const kvpi_plane_params *params, kvpi_plane **plane, kvpi_plane_caps *caps);
 	/* Hangs up everything.  Afterwards no memory of any transfer is touched by this end. */
 	void (*close)(kvpi_plane *plane);

@@ -7,13 +7,13 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/context.h"
 #include "base/error.h"
 #include "base/fault.h"
 #include "base/log.h"
 #include "plane/planes.h"
 #include "wire/auth.h"
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -59,42 +59,13 @@ static kvp_status tcp_judge(const kvpi_facts *mine, const kvpi_facts *theirs, ch
 
 /* ---- opening ---- */
 
-static kvp_status bind_listener(kvpi_plane *plane, const kvpi_addr *addr)
-{
-	struct sockaddr_storage at;
-	socklen_t at_len;
-	kvp_status status = kvpi_addr_resolve(addr, &at, &at_len);
-
-	if (status != KVP_OK)
-		return status;
-	plane->listen_fd = socket(at.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	if (plane->listen_fd < 0)
-		return kvpi_error_errno("cannot make a listening socket");
-	if (bind(plane->listen_fd, (struct sockaddr *)&at, at_len) < 0 || listen(plane->listen_fd, BACKLOG) < 0)
-		return kvpi_error_errno("cannot listen at %s", addr->host);
-
-	/* The address as numbers: a peer must not have to ask a name server. */
-	at_len = sizeof(at);
-	if (getsockname(plane->listen_fd, (struct sockaddr *)&at, &at_len) < 0)
-		return kvpi_error_errno("cannot find out the port that was chosen");
-	if (getnameinfo((struct sockaddr *)&at, at_len, plane->address.host, sizeof(plane->address.host), NULL, 0,
-	        NI_NUMERICHOST) != 0)
-		return kvpi_error(KVP_E_SYSTEM, "cannot write the address of %s as numbers", addr->host);
-	plane->address.port = ntohs(at.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&at)->sin6_port
-	                                                     : ((struct sockaddr_in *)&at)->sin_port);
-	return kvpi_tcp_watch(plane, plane->listen_fd, EPOLLIN, &plane->listener);
-}
-
 static kvp_status open_descriptors(kvpi_plane *plane)
 {
-	kvpi_addr addr = {.port = 0};
+	kvpi_keys keys;
+	const bool has_key = kvpi_context_keys(plane->params.context, &keys);
 	kvp_status status;
 
-	snprintf(addr.host, sizeof(addr.host), "%s",
-	    plane->params.listen.bind_host);
-	status = kvpi_addr_check_bind(&addr);
-	if (status != KVP_OK)
-		return status;
+	kvpi_keys_wipe(&keys);
 	plane->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
 	if (plane->epoll_fd < 0)
 		return kvpi_error_errno("cannot make an epoll set");
@@ -102,7 +73,10 @@ static kvp_status open_descriptors(kvpi_plane *plane)
 	if (plane->timer_fd < 0)
 		return kvpi_error_errno("cannot make a timer");
 	status = kvpi_tcp_watch(plane, plane->timer_fd, EPOLLIN, &plane->timer);
-	return status != KVP_OK ? status : bind_listener(plane, &addr);
+	if (status != KVP_OK)
+		return status;
+	status = kvpi_listen_tcp(&plane->params.listen, has_key, BACKLOG, &plane->listen_fd, &plane->address);
+	return status != KVP_OK ? status : kvpi_tcp_watch(plane, plane->listen_fd, EPOLLIN, &plane->listener);
 }
 
 static void close_fd(int fd)

@@ -109,6 +109,8 @@ struct kvpi_conn {
 	int next_fd; /* accepting end: who has shown the token and waits until the one before is gone; -1 */
 	bool readable, writable;
 	kvp_status status; /* why it failed */
+	bool loopback;     /* connecting end: the peer is on this machine */
+	bool final;        /* and nobody listens there any more */
 	char why[192];
 	char peer[300]; /* connecting end: for sentences */
 	kvpi_list puts; /* puts and notes, in order */

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -125,6 +126,20 @@ static bool is_numeric(const char *host)
 	return strchr(host, ':') != NULL || inet_pton(AF_INET, host, &ignored) == 1;
 }
 
+static bool is_loopback(const struct sockaddr_storage *to)
+{
+	if (to->ss_family == AF_INET6)
+		return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)to)->sin6_addr);
+	return ntohl(((const struct sockaddr_in *)to)->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
+}
+
+static void cannot_connect(kvpi_conn *conn, int err)
+{
+	/* From elsewhere a refusal may be a firewall's.  Here it means that the listener is gone, and its process with it. */
+	conn->final = err == ECONNREFUSED && conn->loopback;
+	kvpi_tcp_fail(conn, KVP_E_PEER_LOST, "cannot connect to %s: %s", conn->peer, strerror(err));
+}
+
 /* A socket whose connecting has begun.  That it cannot succeed is told as LOST. */
 static kvp_status dial(kvpi_conn *conn, const kvpi_addr *addr)
 {
@@ -136,6 +151,7 @@ static kvp_status dial(kvpi_conn *conn, const kvpi_addr *addr)
 
 	if (status != KVP_OK)
 		return status;
+	conn->loopback = is_loopback(&to);
 	conn->fd = socket(to.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (conn->fd < 0)
 		return kvpi_error_errno("cannot make a socket for %s", conn->peer);
@@ -151,7 +167,7 @@ static kvp_status dial(kvpi_conn *conn, const kvpi_addr *addr)
 	}
 	conn->state = KVPI_TCP_CONNECTING;
 	if (err != 0)
-		kvpi_tcp_fail(conn, KVP_E_PEER_LOST, "cannot connect to %s: %s", conn->peer, strerror(err));
+		cannot_connect(conn, err);
 	return KVP_OK;
 }
 
@@ -344,7 +360,7 @@ static void connected(kvpi_conn *conn)
 	if (getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &err, &len) < 0)
 		err = errno;
 	if (err != 0) {
-		kvpi_tcp_fail(conn, KVP_E_PEER_LOST, "cannot connect to %s: %s", conn->peer, strerror(err));
+		cannot_connect(conn, err);
 		return;
 	}
 	conn->state = KVPI_TCP_GREETING;
@@ -380,7 +396,8 @@ static void lose(kvpi_conn *conn)
 	drop_all(conn);
 	conn->state = conn->accepts ? KVPI_TCP_WAITING : KVPI_TCP_DEAD;
 	kvpi_tcp_tell(
-	    conn, (kvpi_plane_event){.kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why});
+	    conn, (kvpi_plane_event){
+	              .kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why, .final = conn->final});
 }
 
 bool kvpi_tcp_step(kvpi_conn *conn, uint64_t share)

@@ -8,7 +8,6 @@
 #include <string.h>
 
 #define UNKNOWN_CONNECTION (-1)
-#define ALL UINT64_MAX
 
 void kvpi_store_calls_init(kvpi_store_calls *calls, void (*on_done)(kvpi_store_call *call))
 {
@@ -30,6 +29,8 @@ void kvpi_store_calls_add(kvpi_store_calls *calls, kvpi_store_call *call)
 {
 	kvpi_list_append(&calls->pending, &call->pending);
 	kvpi_list_append(&calls->unsent, &call->unsent);
+	if (call->incarnation != 0 && call->incarnation != atomic_load(&calls->incarnation))
+		kvpi_store_calls_end(calls, call, KVP_E_STORE_RESTARTED, "");
 }
 
 void kvpi_store_calls_remove(kvpi_store_call *call)
@@ -49,6 +50,8 @@ kvpi_store_call *kvpi_store_calls_unsent(const kvpi_store_calls *calls)
 void kvpi_store_calls_sent(kvpi_store_calls *calls, kvpi_store_call *call, int64_t now_ns)
 {
 	kvpi_list_remove(&call->unsent);
+	if (call->order == 0)
+		call->first_sent_ns = now_ns;
 	call->order = ++calls->sends;
 	call->sent_ns = now_ns;
 }
@@ -82,26 +85,57 @@ void kvpi_store_calls_end(
 	calls->on_done(call);
 }
 
-/* Ends the calls that were sent before send number `order`; with ALL those not sent, too. */
-static void end_older(
-    kvpi_store_calls *calls, uint64_t order, kvp_status status, const char *sentence)
+/* Gives an addition its age.  The name that it has makes it count once. */
+static kvp_status tell_age(kvpi_store_call *call, int64_t now_ns)
 {
+	kvpi_msg_store_add *add = &call->add->u.store_add;
+
+	/* Rounded up: it must not look younger than it is. */
+	add->age_ms = (uint64_t)((now_ns - call->first_sent_ns) / KVPI_NS_PER_MS + 1);
+	add->present |= KVPI_HAS(store_add, age_ms);
+	kvpi_buf_clear(&call->frame);
+	return kvpi_msg_encode(call->add, &call->frame);
+}
+
+/* Puts a call that may be said again among the unsent ones. */
+static bool say_again(kvpi_store_calls *calls, kvpi_store_call *call, int64_t now_ns)
+{
+	if (call->add != NULL && tell_age(call, now_ns) != KVP_OK)
+		return false;
+	if (!kvpi_list_linked(&call->unsent))
+		kvpi_list_append(&calls->unsent, &call->unsent);
+	return true;
+}
+
+/* Ends all calls. */
+static void end_all(kvpi_store_calls *calls, kvp_status status)
+{
+	KVPI_LIST_FOREACH (pos, nxt, &calls->pending)
+		kvpi_store_calls_end(
+		    calls, KVPI_CONTAINER_OF(pos, kvpi_store_call, pending), status, "");
+}
+
+/* The store has answered the last ping: what was sent before it, and has no answer, will get none unless it is
+ * parked at this connection. */
+static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply, int64_t now_ns)
+{
+	const bool renewed =
+	    calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number;
+
+	calls->connection = reply->number;
 	KVPI_LIST_FOREACH (pos, nxt, &calls->pending) {
 		kvpi_store_call *call = KVPI_CONTAINER_OF(pos, kvpi_store_call, pending);
 
-		if (order == ALL || (call->order != 0 && call->order < order))
-			kvpi_store_calls_end(calls, call, status, sentence);
+		if (call->order == 0 || call->order >= calls->ping_order)
+			continue;
+		if (!renewed && call->add == NULL)
+			continue;
+		if ((call->add != NULL || call->repeats) && say_again(calls, call, now_ns))
+			continue;
+		kvpi_store_calls_end(calls, call, KVP_E_STORE_LOST,
+			    "the connection to the store broke and was renewed meanwhile; the call "
+			    "may or may not have taken place");
 	}
-}
-
-static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply)
-{
-	if (calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number)
-		end_older(calls, calls->ping_order, KVP_E_STORE_LOST,
-		    "the connection to the store broke and was renewed meanwhile; the call may or "
-		    "may not "
-		    "have taken place");
-	calls->connection = reply->number;
 }
 
 static void read_answer(
@@ -127,11 +161,11 @@ void kvpi_store_calls_reply(
 		/* The reply's own call ends likewise: it took place in another store than it was
 		 * meant for. */
 		calls->connection = UNKNOWN_CONNECTION;
-		end_older(calls, ALL, KVP_E_STORE_RESTARTED, "");
+		end_all(calls, KVP_E_STORE_RESTARTED);
 		return;
 	}
 	if (reply->id == calls->ping_id) {
-		read_pong(calls, reply);
+		read_pong(calls, reply, now_ns);
 		return;
 	}
 	KVPI_LIST_FOREACH (pos, nxt, &calls->pending) {

@@ -6,7 +6,9 @@
  * Two things make a pending call hopeless although the store answers.  The store was restarted:
  * every reply carries the server's incarnation.  Or the connection was renewed, and the server
  * holds parked calls for the old one: the reply to a ping names the connection.  Hence, while calls
- * are pending, a ping goes out each second, the first one ahead of the call.
+ * are pending, a ping goes out each second, the first one ahead of the call.  An addition, which has a name, is said again instead, and a gathering;
+ * an addition also when the reply to a later ping shows that its own was
+ * lost: the store answers in order.
  *
  * Not locked: link.c does that.
  */
@@ -31,7 +33,10 @@ typedef struct kvpi_store_call {
 	uint64_t id; /* from kvpi_store_calls_id; the frame has it, too */
 	kvpi_buf frame;
 	int64_t deadline_ns;
+	uint64_t incarnation; /* of the store it is meant for; 0: any */
 	bool parks;    /* may be parked at the server: a wait or a take */
+	kvpi_msg *add; /* an addition that has a name: may be said again when its reply is lost; borrowed; NULL: any other */
+	bool repeats;  /* a gathering: may be said again on a new connection, as it is */
 	bool harmless; /* a wait: changes nothing at the server, so its silence may be a time-out */
 	/* Reads the reply, on the thread that got it, and says how the call ends. */
 	kvp_status (*read_reply)(void *user, const kvpi_msg_store_reply *reply);
@@ -45,8 +50,8 @@ typedef struct kvpi_store_call {
 
 	/* Of calls.c. */
 	kvpi_list pending, unsent;
-	uint64_t order; /* of sending; 0: not sent */
-	int64_t sent_ns;
+	uint64_t order; /* of sending, the last time; 0: not sent */
+	int64_t sent_ns, first_sent_ns;
 } kvpi_store_call;
 
 typedef struct kvpi_store_calls {
@@ -65,6 +70,7 @@ typedef struct kvpi_store_calls {
 void kvpi_store_calls_init(kvpi_store_calls *calls, void (*on_done)(kvpi_store_call *call));
 uint64_t kvpi_store_calls_id(kvpi_store_calls *calls);
 
+/* Ends it at once, KVP_E_STORE_RESTARTED, when it is meant for another incarnation than the one last heard. */
 void kvpi_store_calls_add(kvpi_store_calls *calls, kvpi_store_call *call);
 void kvpi_store_calls_remove(kvpi_store_call *call); /* done or not */
 

@@ -13,7 +13,10 @@
 #include "base/thread.h"
 #include "store/link.h"
 #include "store/probe.h"
+#include "wire/auth.h"
+#include <stdatomic.h>
 #include <limits.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -35,6 +38,8 @@ struct kvp_store {
 	kvpi_store_link *link;
 	int timeout_ms; /* what KVP_TIMEOUT_DEFAULT means */
 	char *url;
+	uint64_t random;            /* this handle's own */
+	_Atomic uint64_t additions; /* so far */
 };
 
 static const kvpi_option option_rows[] = {
@@ -160,7 +165,7 @@ static const char *show(const char *key, char out[SHOWN_MAX + 4])
 }
 
 /* The sentence of a call that failed. */
-static kvp_status explain(
+kvp_status kvpi_store_explain(
     const kvp_store *store, const char *name, const char *key, const kvpi_store_call *call)
 {
 	char shown[SHOWN_MAX + 4];
@@ -172,17 +177,20 @@ static kvp_status explain(
 	return kvpi_error(call->status, "%s: the store at %s: %s", name, store->url, why);
 }
 
-/* Sends the request and waits for the reply.  No sentence yet: the call is for explain(). */
-static kvp_status exchange(
-    const kvp_store *store, kvpi_msg *msg, answer *a, int64_t deadline_ns, kvpi_store_call *call)
+kvp_status kvpi_store_exchange(const kvp_store *store, kvpi_msg *msg, kvpi_store_reader reader,
+    void *user, uint64_t incarnation, int64_t deadline_ns, kvpi_store_call *call)
 {
 	memset(call, 0, sizeof(*call));
 	call->id = kvpi_store_link_id(store->link);
 	call->deadline_ns = deadline_ns;
 	call->parks = msg->id == KVPI_MSG_store_get && msg->u.store_get.wait_ms > 0;
-	call->harmless = call->parks && !msg->u.store_get.take;
-	call->read_reply = read_reply;
-	call->user = a;
+	call->harmless =
+	    (call->parks && !msg->u.store_get.take) || msg->id == KVPI_MSG_store_gather;
+	call->incarnation = incarnation;
+	call->read_reply = reader;
+	call->user = user;
+	call->repeats = msg->id == KVPI_MSG_store_gather;
+	call->add = msg->id == KVPI_MSG_store_add ? msg : NULL;
 	msg->u.store_ping.id = call->id; /* all requests begin with it: core.c asserts that */
 	call->status = kvpi_msg_encode(msg, &call->frame);
 	if (call->status == KVP_OK)
@@ -191,6 +199,12 @@ static kvp_status exchange(
 		snprintf(call->sentence, sizeof(call->sentence), "%s", kvp_last_error());
 	kvpi_buf_fini(&call->frame);
 	return call->status;
+}
+
+static kvp_status exchange(
+    const kvp_store *store, kvpi_msg *msg, answer *a, int64_t deadline_ns, kvpi_store_call *call)
+{
+	return kvpi_store_exchange(store, msg, read_reply, a, 0, deadline_ns, call);
 }
 
 static int64_t deadline_in(int ms)
@@ -206,7 +220,7 @@ static kvp_status ask(
 
 	if (exchange(store, msg, a, deadline_in(ms), &call) == KVP_OK)
 		return KVP_OK;
-	return explain(store, name, key, &call);
+	return kvpi_store_explain(store, name, key, &call);
 }
 
 /* ---- open and close ---- */
@@ -218,6 +232,15 @@ static void destroy(kvp_store *store)
 	kvpi_handle_fini(&store->handle);
 	free(store->url);
 	free(store);
+}
+
+/* Without a key of our own, a store that has one is just silent: is that it? */
+static bool lacks_key(const kvp_store *store, int64_t deadline_ns)
+{
+	const int64_t attempt_ns = deadline_in(OPEN_ATTEMPT_MS);
+
+	return kvpi_context_keyring(store->context) == NULL && !kvpi_store_link_met_somebody(store->link) &&
+	       kvpi_store_wants_key(store->url, attempt_ns < deadline_ns ? attempt_ns : deadline_ns);
 }
 
 /* Asks until somebody answers: the request may be lost with a connection. */
@@ -237,13 +260,18 @@ static kvp_status greet(kvp_store *store, int ms)
 		msg.u.store_open.version_max = KVPI_WIRE_VERSION_MAX;
 		status =
 		    exchange(store, &msg, &a, attempt_ns < last_ns ? attempt_ns : last_ns, &call);
+		if (status == KVP_E_STORE_LOST && lacks_key(store, deadline_ns))
+			return kvpi_error(KVP_E_REFUSED,
+			    "kvp_store_open: the store at %s asks for a cluster key, and this end has none; name "
+			    "the key file in KVPIPE_KEY_FILE",
+			    store->url);
 	} while ((status == KVP_E_STORE_LOST || status == KVP_E_STORE_RESTARTED) &&
 	         kvpi_now(&kvpi_clock_real) < last_ns);
 
 	if (status == KVP_OK)
 		return KVP_OK;
 	if (status != KVP_E_STORE_LOST)
-		return explain(store, "kvp_store_open", NULL, &call);
+		return kvpi_store_explain(store, "kvp_store_open", NULL, &call);
 	return kvpi_error(KVP_E_STORE_LOST,
 	    "kvp_store_open: no store answered at %s within %d ms: %s", store->url,
 	    ms > 0 ? ms : ONCE_MS,
@@ -262,6 +290,10 @@ static kvp_status set_up(kvp_store *store, kvp_context *context, const char *url
 	store->url = kvpi_strdup(url);
 	if (store->url == NULL)
 		return kvpi_error_nomem("a store handle");
+	status = kvpi_auth_init();
+	if (status != KVP_OK)
+		return status;
+	store->random = kvpi_random_u64();
 	status = kvpi_context_hold(context, &store->context);
 	if (status != KVP_OK)
 		return status;
@@ -430,14 +462,21 @@ kvp_status kvp_store_add(
     kvp_store *store, const char *key, int64_t delta, int64_t *sum, int timeout_ms)
 {
 	static const char name[] = "kvp_store_add";
-	kvpi_msg msg = {
-	    .id = KVPI_MSG_store_add, .u.store_add = {.key = kvpi_view_text(key), .delta = delta}};
+	kvpi_msg msg = {.id = KVPI_MSG_store_add,
+	    .u.store_add = {.key = kvpi_view_text(key),
+	        .delta = delta,
+	        .present = KVPI_HAS(store_add, once)}};
+	uint64_t once[2] = {0};
 	answer a = {0};
 	int ms = 0;
 	kvp_status status = begin(store, name, key, timeout_ms, &ms);
 
 	if (status != KVP_OK)
 		return status;
+	/* Unlike any other's, of this client and of all others. */
+	once[0] = store->random;
+	once[1] = atomic_fetch_add(&store->additions, 1);
+	msg.u.store_add.once = kvpi_view_of(once, sizeof(once));
 	status = ask(store, name, key, &msg, &a, ms);
 	if (status == KVP_OK && sum != NULL)
 		*sum = a.number;
@@ -502,14 +541,14 @@ static int answer_ms(int ms)
 }
 
 /* How long the server may park a call. */
-static int park_ms(int ms)
+int kvpi_store_park_ms(int ms)
 {
 	return ms > answer_ms(ms) ? ms - answer_ms(ms) : 0;
 }
 
 /* When a wait is over, answer or not.  A short one leaves a busy server too little time: then the
  * answer may come somewhat later than asked for. */
-static int64_t wait_deadline(int ms)
+int64_t kvpi_store_wait_deadline(int ms)
 {
 	const int late_ms =
 	    ms > 0 && answer_ms(ms) < ANSWER_LEAST_MS ? ANSWER_LEAST_MS - answer_ms(ms) : 0;
@@ -590,10 +629,10 @@ static kvp_status wait_for(kvp_store *store, const char *name, const char *const
 	for (size_t i = 0; i < count; i++)
 		views[i] = kvpi_view_text(keys[i]);
 	msg.u.store_get = (kvpi_msg_store_get){.keys = {views, count},
-	    .wait_ms = (uint64_t)park_ms(ms),
+	    .wait_ms = (uint64_t)kvpi_store_park_ms(ms),
 	    .take = take,
 	    .want_values = values != NULL};
-	status = exchange(store, &msg, &a, wait_deadline(ms), &call);
+	status = exchange(store, &msg, &a, kvpi_store_wait_deadline(ms), &call);
 
 	if (status == KVP_OK && values != NULL) {
 		memcpy(values, a.values, count * sizeof(*values));
@@ -607,7 +646,7 @@ static kvp_status wait_for(kvp_store *store, const char *name, const char *const
 		/* A time-out that the server did not confirm in time: any key may be missing. */
 		if (status == KVP_E_TIMEOUT && missing != NULL)
 			memset(missing, 1, count);
-		status = explain(store, name, count == 1 ? keys[0] : NULL, &call);
+		status = kvpi_store_explain(store, name, count == 1 ? keys[0] : NULL, &call);
 	}
 out:
 	free(views);
@@ -663,7 +702,7 @@ kvp_status kvp_store_list(kvp_store *store, const char *prefix,
 
 		status = exchange(store, &msg, &a, deadline_ns, &call);
 		if (status != KVP_OK)
-			status = explain(store, name, NULL, &call);
+			status = kvpi_store_explain(store, name, NULL, &call);
 		more = status == KVP_OK && a.number == 1 && a.keys.len > 0;
 		for (size_t at = 0; status == KVP_OK && at < a.keys.len;
 		     at += strlen(a.keys.data + at) + 1) {

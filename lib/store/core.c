@@ -9,7 +9,9 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "store/gather.h"
 #include "store/keys.h"
+#include "store/once.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -40,6 +42,8 @@ struct kvpi_store_core {
 	kvpi_store_sink sink;
 	uint64_t incarnation;
 	kvpi_store_keys keys;
+	kvpi_store_gathers *gathers;
+	kvpi_store_once once;
 	kvpi_map *waits; /* the parked ones, by client and id */
 	kvpi_heap timers;
 	kvpi_list ready;
@@ -71,6 +75,11 @@ kvpi_store_core *kvpi_store_core_new(
 		kvpi_store_core_free(core);
 		return NULL;
 	}
+	core->gathers = kvpi_store_gathers_new(seed + 2, incarnation, &core->sink, &core->keys);
+	if (core->gathers == NULL || kvpi_store_once_init(&core->once, seed + 3) != KVP_OK) {
+		kvpi_store_core_free(core);
+		return NULL;
+	}
 	return core;
 }
 
@@ -82,6 +91,8 @@ void kvpi_store_core_free(kvpi_store_core *core)
 
 	if (core == NULL)
 		return;
+	kvpi_store_gathers_free(core->gathers);
+	kvpi_store_once_fini(&core->once);
 	kvpi_heap_fini(&core->timers);
 	kvpi_store_keys_fini(&core->keys);
 	while (core->waits != NULL && kvpi_map_next(core->waits, &cursor, &name, &len, &parked))
@@ -95,12 +106,18 @@ kvpi_store_stats *kvpi_store_core_stats(kvpi_store_core *core)
 	return &core->stats;
 }
 
+static size_t parked(const kvpi_store_core *core)
+{
+	return kvpi_map_count(core->waits) + kvpi_store_gathers_parked(core->gathers);
+}
+
 static void publish_gauges(kvpi_store_core *core)
 {
 	atomic_store_explicit(&core->stats.keys, core->keys.existing, memory_order_relaxed);
 	atomic_store_explicit(&core->stats.bytes, core->keys.bytes, memory_order_relaxed);
-	atomic_store_explicit(
-	    &core->stats.waits, kvpi_map_count(core->waits), memory_order_relaxed);
+	atomic_store_explicit(&core->stats.waits, parked(core), memory_order_relaxed);
+	atomic_store_explicit(&core->stats.gathers, kvpi_store_gathers_count(core->gathers),
+	    memory_order_relaxed);
 }
 
 /* ---- replies ---- */
@@ -226,10 +243,9 @@ static kvp_status park(kvpi_store_core *core, wait *w, kvpi_views names, int64_t
 	const wait_name name = name_wait(&w->client, w->id);
 	kvp_status status;
 
-	if (kvpi_map_count(core->waits) >= core->max_waits)
+	if (parked(core) >= core->max_waits)
 		return kvpi_error(KVP_E_TOO_LARGE,
-		    "the store is full: %zu calls are parked, the most that may",
-		    kvpi_map_count(core->waits));
+		    "the store is full: %zu calls are parked, the most that may", parked(core));
 	if (kvpi_map_get(core->waits, name.bytes, name.len) != NULL)
 		return kvpi_error(KVP_E_INVALID, "a call with this id is parked already");
 
@@ -409,27 +425,62 @@ static bool parse_integer(const char *text, size_t len, int64_t *number)
 }
 
 /* The key's time to live and uses stay as they are. */
-static kvp_status handle_add(
-    kvpi_store_core *core, const kvpi_msg_store_add *add, kvpi_msg_store_reply *reply)
+static kvp_status add(kvpi_store_core *core, const kvpi_msg_store_add *msg, int64_t *result)
 {
-	const kvpi_store_key *key = kvpi_store_keys_find(&core->keys, add->key);
+	const kvpi_store_key *key = kvpi_store_keys_find(&core->keys, msg->key);
 	int64_t sum = 0;
 	char text[24];
 	kvp_status status;
 
 	if (key != NULL && !parse_integer(key->value, key->len, &sum))
 		return kvpi_error(KVP_E_CONFLICT, "the value is not a decimal integer of 64 bits");
-	if (__builtin_add_overflow(sum, add->delta, &sum))
+	if (__builtin_add_overflow(sum, msg->delta, &sum))
 		return kvpi_error(KVP_E_CONFLICT, "the sum would not fit into 64 bits");
 	snprintf(text, sizeof(text), "%lld", (long long)sum);
-	status = put(core, add->key, kvpi_view_text(text),
+	status = put(core, msg->key, kvpi_view_text(text),
 	    key != NULL && key->ttl.index != 0 ? key->ttl.key : KVPI_NEVER,
 	    key != NULL ? key->uses : 0);
+	if (status == KVP_OK)
+		*result = sum;
+	return status;
+}
+
+/* Adds, if it was not done before under this name. */
+static kvp_status add_once(
+    kvpi_store_core *core, const kvpi_msg_store_add *msg, int64_t *sum, int64_t now_ns)
+{
+	kvpi_store_once_entry *entry;
+	kvp_status status;
+
+	if (kvpi_store_once_find(&core->once, msg->once, sum))
+		return KVP_OK;
+	if (msg->present & KVPI_HAS(store_add, age_ms) &&
+	    !kvpi_store_once_reaches(
+	        &core->once, now_ns - (int64_t)msg->age_ms * KVPI_NS_PER_MS))
+		return kvpi_error(KVP_E_STORE_LOST,
+		    "the reply was lost, and the store has done too much since to remember "
+		    "whether it added; the call may or may not have taken place");
+	status = kvpi_store_once_begin(&core->once, msg->once, now_ns, &entry);
 	if (status != KVP_OK)
 		return status;
-	reply->number = sum;
-	reply->present |= KVPI_HAS(store_reply, number);
-	return KVP_OK;
+	status = add(core, msg, sum);
+	if (status == KVP_OK)
+		kvpi_store_once_done(entry, *sum);
+	else
+		kvpi_store_once_cancel(&core->once, entry);
+	return status;
+}
+
+static kvp_status handle_add(kvpi_store_core *core, const kvpi_msg_store_add *msg,
+    kvpi_msg_store_reply *reply, int64_t now_ns)
+{
+	const bool once = msg->present & KVPI_HAS(store_add, once);
+	const kvp_status status = once ? add_once(core, msg, &reply->number, now_ns)
+	                               : add(core, msg, &reply->number);
+
+	if (status == KVP_OK)
+		reply->present |= KVPI_HAS(store_reply, number);
+	return status;
 }
 
 /* Sets as a set without options does. */
@@ -554,6 +605,7 @@ BEGINS_WITH_ID(store_add);
 BEGINS_WITH_ID(store_compare_set);
 BEGINS_WITH_ID(store_delete);
 BEGINS_WITH_ID(store_list);
+BEGINS_WITH_ID(store_gather);
 
 kvp_status kvpi_store_core_handle(
     kvpi_store_core *core, const kvpi_zid *client, const kvpi_msg *msg, int64_t now_ns)
@@ -561,7 +613,8 @@ kvp_status kvpi_store_core_handle(
 	kvpi_msg_store_reply reply;
 	kvp_status status = KVP_OK;
 
-	if (msg->id < KVPI_MSG_store_open || msg->id > KVPI_MSG_store_list)
+	if (msg->id < KVPI_MSG_store_open || msg->id > KVPI_MSG_store_gather ||
+	    msg->id == KVPI_MSG_store_reply)
 		return kvpi_error(
 		    KVP_E_PROTOCOL, "%s is not a request to a store", kvpi_msg_name(msg->id));
 	kvpi_counter_add(&core->stats.requests[msg->id - KVPI_MSG_store_open], 1);
@@ -573,6 +626,12 @@ kvp_status kvpi_store_core_handle(
 		status = handle_get(core, client, &msg->u.store_get, now_ns);
 		if (status == KVP_OK)
 			goto done; /* replies itself, now or later */
+		break;
+	case KVPI_MSG_store_gather:
+		status = kvpi_store_gathers_handle(core->gathers, client, &msg->u.store_gather,
+		    parked(core) < core->max_waits ? core->max_waits - parked(core) : 0, now_ns);
+		if (status == KVP_OK)
+			goto done; /* likewise */
 		break;
 	case KVPI_MSG_store_cancel:
 		handle_cancel(core, client, msg->u.store_cancel.id);
@@ -587,7 +646,7 @@ kvp_status kvpi_store_core_handle(
 		status = handle_set(core, &msg->u.store_set, now_ns);
 		break;
 	case KVPI_MSG_store_add:
-		status = handle_add(core, &msg->u.store_add, &reply);
+		status = handle_add(core, &msg->u.store_add, &reply, now_ns);
 		break;
 	case KVPI_MSG_store_compare_set:
 		status = handle_compare_set(core, &msg->u.store_compare_set, &reply);
@@ -626,6 +685,9 @@ void kvpi_store_core_advance(kvpi_store_core *core, int64_t now_ns)
 		free(w);
 		kvpi_counter_add(&core->stats.wait_timeouts, 1);
 	}
+	kvpi_store_once_advance(&core->once, now_ns);
+	kvpi_counter_add(
+	    &core->stats.wait_timeouts, kvpi_store_gathers_advance(core->gathers, now_ns));
 	publish_gauges(core);
 }
 
@@ -633,6 +695,8 @@ int64_t kvpi_store_core_deadline(const kvpi_store_core *core)
 {
 	const kvpi_heap_node *node = kvpi_heap_peek(&core->timers);
 	const int64_t key_ns = kvpi_store_keys_deadline(&core->keys);
+	const int64_t gather_ns = kvpi_store_gathers_deadline(core->gathers);
+	const int64_t first_ns = key_ns < gather_ns ? key_ns : gather_ns;
 
-	return node != NULL && node->key < key_ns ? node->key : key_ns;
+	return node != NULL && node->key < first_ns ? node->key : first_ns;
 }

@@ -32,13 +32,14 @@ typedef struct kvpi_store_sink {
 	void *user;
 } kvpi_store_sink;
 
-#define KVPI_STORE_KINDS (KVPI_MSG_store_list - KVPI_MSG_store_open + 1)
+/* Requests, counted by message id - KVPI_MSG_store_open; the reply's own place among them stays 0. */
+#define KVPI_STORE_KINDS (KVPI_MSG_store_gather - KVPI_MSG_store_open + 1)
 
 typedef struct kvpi_store_stats {
-	kvpi_counter requests[KVPI_STORE_KINDS]; /* by message id - KVPI_MSG_store_open */
+	kvpi_counter requests[KVPI_STORE_KINDS];
 	kvpi_counter expired;                    /* keys whose time to live ran out */
 	kvpi_counter wait_timeouts;              /* parked calls that ran out */
-	kvpi_counter keys, bytes, waits;         /* gauges: what is held now */
+	kvpi_counter keys, bytes, waits, gathers; /* gauges: what is held now */
 } kvpi_store_stats;
 
 typedef struct kvpi_store_core kvpi_store_core;

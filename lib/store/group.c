@@ -240,7 +240,7 @@ kvp_status kvp_group_broadcast(
 	if (status != KVP_OK)
 		return status;
 	kvpi_group_key(group, key, "%llu/b/%llu/%d", (unsigned long long)group->epoch,
-	    (unsigned long long)group->collectives, root);
+	    (unsigned long long)group->broadcasts, root);
 	if (group->rank == root) {
 		status = check_object(op.call, data, len);
 		if (status == KVP_OK && group->world_size > 1)
@@ -251,43 +251,36 @@ kvp_status kvp_group_broadcast(
 	} else {
 		status = take_object(group, &op, key, root, received);
 	}
-	group->collectives += status == KVP_OK;
+	group->broadcasts += status == KVP_OK;
 	return status;
 }
 
-/* Everybody puts its part and takes all.  A call that timed out may be repeated: its part is there
- * already, and some may have taken it. */
+/* One round of the group's gathering.  A call that timed out may be repeated: its part is there already. */
 static kvp_status gather(
     kvp_group *group, const kvpi_group_op *op, const void *data, size_t len, kvp_bytes *all)
 {
-	kvpi_group_keys keys;
-	char prefix[64];
+	char key[KVPI_GROUP_KEY_BYTES];
+	unsigned char missing[KVPI_GROUP_WORLD_MAX];
+	kvpi_store_gathering gathering = {.incarnation = group->incarnation,
+	    .key = key,
+	    .round = group->gathers,
+	    .count = group->world_size,
+	    .index = group->rank,
+	    .part = data,
+	    .len = len};
+	int ms;
 	kvp_status status = check_object(op->call, data, len);
 
-	if (status != KVP_OK)
-		return status;
-	snprintf(prefix, sizeof(prefix), "%llu/a/%llu/", (unsigned long long)group->epoch,
-	    (unsigned long long)group->collectives);
-	status = kvpi_group_keys_init(&keys, group, prefix);
-	if (status != KVP_OK)
-		return status;
-	if (!group->posted) {
-		status =
-		    put_object(group, op, keys.keys[group->rank], data, len, group->world_size);
-		group->posted = status == KVP_OK;
-	}
 	if (status == KVP_OK)
-		status = kvpi_group_take_all(group, op, &keys, all);
-	if (status == KVP_E_TIMEOUT) {
-		status = check_store(group, op->call);
-		if (status == KVP_OK)
-			status = kvpi_group_name_late(group, op, keys.missing);
-	}
-	if (status == KVP_OK) {
-		group->collectives++;
-		group->posted = false;
-	}
-	kvpi_group_keys_fini(&keys);
+		status = kvpi_group_time_left(op, &ms);
+	if (status != KVP_OK)
+		return status;
+	kvpi_group_key(group, key, "%llu/c", (unsigned long long)group->epoch);
+	gathering.ttl_ms = kvpi_group_ttl_ms(op);
+	status = kvpi_store_gather(group->store, op->call, &gathering, all, missing, ms);
+	if (status == KVP_E_TIMEOUT)
+		status = kvpi_group_name_late(group, op, missing);
+	group->gathers += status == KVP_OK;
 	return status;
 }
 

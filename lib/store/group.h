@@ -10,7 +10,8 @@
  *   <epoch>/hosts              host ids of all ranks, a line each; empty: begin again; uses n-1
  *   <epoch>/s/<from>/<to>/<i>  an object sent, uses 1
  *   <epoch>/b/<i>/<root>       an object broadcast, uses n-1
- *   <epoch>/a/<i>/<rank>       a rank's part of an all-gather, uses n
+ *
+ * and <epoch>/c names the gathering (gather.h) that barriers and all-gathers are rounds of.
  *
  * What is taken is gone, and what nobody takes has a time to live: an abandoned group leaves
  * nothing behind.
@@ -35,8 +36,8 @@ struct kvp_group {
 	char name[KVPI_GROUP_NAME_MAX + 1];
 	int rank, world_size;
 	uint64_t epoch;
-	uint64_t collectives; /* done so far; the next one's number */
-	bool posted;          /* this rank's part of the next all-gather is in the store */
+	uint64_t broadcasts; /* done so far; the next one's number */
+	uint64_t gathers;    /* barriers and all-gathers, likewise */
 	struct {
 		uint64_t sent, received; /* objects so far */
 		bool same_host;
@@ -62,6 +63,9 @@ kvp_status kvpi_group_op_part(
 
 void kvpi_group_key(const kvp_group *group, char key[KVPI_GROUP_KEY_BYTES], const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* How long what a call leaves in the store lives there when nobody comes for it. */
+int64_t kvpi_group_ttl_ms(const kvpi_group_op *op);
 
 /* Sets a key that goes after `uses` takes, or when nobody has come for long. */
 kvp_status kvpi_group_put(const kvp_group *group, const kvpi_group_op *op, const char *key,

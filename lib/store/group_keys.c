@@ -59,6 +59,11 @@ void kvpi_group_key(const kvp_group *group, char key[KVPI_GROUP_KEY_BYTES], cons
 	va_end(args);
 }
 
+int64_t kvpi_group_ttl_ms(const kvpi_group_op *op)
+{
+	return 2 * (int64_t)op->ms > OBJECT_TTL_MS ? 2 * (int64_t)op->ms : OBJECT_TTL_MS;
+}
+
 kvp_status kvpi_group_put(const kvp_group *group, const kvpi_group_op *op, const char *key,
     const void *value, size_t len, uint32_t uses)
 {
@@ -70,7 +75,7 @@ kvp_status kvpi_group_put(const kvp_group *group, const kvpi_group_op *op, const
 		return status;
 	kvp_store_set_options_init(&options);
 	options.uses = uses;
-	options.ttl_ms = 2 * (int64_t)op->ms > OBJECT_TTL_MS ? 2 * (int64_t)op->ms : OBJECT_TTL_MS;
+	options.ttl_ms = kvpi_group_ttl_ms(op);
 	return kvp_store_set(group->store, key, value, len, &options, ms);
 }
 

@@ -60,6 +60,19 @@ static kvp_status check_bytes(const kvpi_store_keys *keys, size_t before, size_t
 	return KVP_OK;
 }
 
+kvp_status kvpi_store_keys_charge(kvpi_store_keys *keys, size_t bytes)
+{
+	const kvp_status status = check_bytes(keys, 0, bytes);
+
+	keys->bytes += status == KVP_OK ? bytes : 0;
+	return status;
+}
+
+void kvpi_store_keys_refund(kvpi_store_keys *keys, size_t bytes)
+{
+	keys->bytes -= bytes;
+}
+
 /* Of a new name, which has neither value nor hold yet. */
 static kvp_status make(kvpi_store_keys *keys, kvpi_view name, kvpi_store_key **made)
 {

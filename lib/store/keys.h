@@ -40,7 +40,7 @@ typedef struct kvpi_store_hold {
 typedef struct kvpi_store_keys {
 	kvpi_map *map;
 	kvpi_heap ttls;
-	uint64_t max_bytes, bytes; /* of names and values */
+	uint64_t max_bytes, bytes; /* of names and values, and what was charged */
 	size_t max_count;          /* of names */
 	size_t existing;           /* names that have a value */
 } kvpi_store_keys;
@@ -71,6 +71,10 @@ void kvpi_store_keys_take(kvpi_store_keys *keys, kvpi_store_key *key);
 /* Drops the next key whose time is up; false if there is none. */
 bool kvpi_store_keys_expire(kvpi_store_keys *keys, int64_t now_ns);
 int64_t kvpi_store_keys_deadline(const kvpi_store_keys *keys); /* of the next one; KVPI_NEVER */
+
+/* Bytes that something else in the store uses count like those of values.  KVP_E_TOO_LARGE: full. */
+kvp_status kvpi_store_keys_charge(kvpi_store_keys *keys, size_t bytes);
+void kvpi_store_keys_refund(kvpi_store_keys *keys, size_t bytes);
 
 /* A zeroed hold joins the key's list, last; *missing changes only with later puts and drops. Errors
  * as for put. */

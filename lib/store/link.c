@@ -13,9 +13,11 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 #define TROUBLE_MS 100 /* the least time between two errors of the socket */
 #define CANCELS_MAX 64
+#define REPLIES_PER_TURN 64 /* then the clock and what is to be sent get their turn */
 
 struct kvpi_store_link {
 	pthread_mutex_t mutex; /* guards all below, and the socket while nobody leads */
@@ -30,6 +32,7 @@ struct kvpi_store_link {
 	size_t cancel_count;
 	kvpi_wakeup wakeup; /* gets the leader out of its poll */
 	kvpi_zsock *sock;
+	int sock_fd; /* its descriptor, to poll */
 	kvpi_msg_reader *reader;
 	kvpi_buf small; /* frame of a ping or cancel */
 };
@@ -63,6 +66,7 @@ kvp_status kvpi_store_link_new(kvp_context *context, const char *url, kvpi_store
 		kvpi_store_link_free(link);
 		return status;
 	}
+	link->sock_fd = kvpi_zsock_fd(link->sock);
 	*out = link;
 	return KVP_OK;
 }
@@ -151,7 +155,15 @@ static void send_cancels(kvpi_store_link *link)
 static void transmit(kvpi_store_link *link)
 {
 	const int64_t now_ns = kvpi_now(&kvpi_clock_real);
+	const kvp_status refused = kvpi_zsock_trouble(link->sock);
 	kvpi_store_call *call;
+
+	if (refused != KVP_OK) { /* until somebody calls again */
+		KVPI_LIST_FOREACH (pos, nxt, &link->calls.pending)
+			kvpi_store_calls_end(&link->calls,
+			    KVPI_CONTAINER_OF(pos, kvpi_store_call, pending), refused, kvp_last_error());
+		return;
+	}
 
 	if (kvpi_store_calls_ping_due(&link->calls) <= now_ns)
 		send_ping(link, now_ns);
@@ -166,31 +178,49 @@ static void transmit(kvpi_store_link *link)
 	}
 }
 
-/* False: the socket is in trouble, better wait a little. */
-static bool receive(kvpi_store_link *link)
-{
-	while (kvpi_zsock_ready(link->sock)) {
-		kvpi_view frame;
-		kvpi_msg msg;
-		kvp_status status = kvpi_zsock_recv(link->sock, NULL, &frame);
+/* What became of the replies that had come. */
+typedef enum intake {
+	INTAKE_EMPTY, /* none is left, so the descriptor will tell of the next one */
+	INTAKE_MORE,  /* there may be more */
+	INTAKE_TROUBLE
+} intake;
 
-		if (status == KVP_E_AGAIN)
-			return true;
-		if (status != KVP_OK && status != KVP_E_PROTOCOL) {
+/* One frame that came in. */
+static void read_frame(kvpi_store_link *link, kvpi_view frame)
+{
+	kvpi_msg msg;
+	const kvp_status status =
+	    kvpi_msg_decode(link->reader, frame.data, frame.len, KVPI_STORE_FRAME_MAX, &msg);
+
+	if (status == KVP_OK && msg.id == KVPI_MSG_store_reply)
+		kvpi_store_calls_reply(
+		    &link->calls, &msg.u.store_reply, kvpi_now(&kvpi_clock_real));
+	else
+		KVPI_LOG(DEBUG, "store", "%s sent a frame that is no reply",
+		    kvpi_zsock_url(link->sock));
+}
+
+/*
+ * Takes replies in until there is none, or the leader's own call is done: to ask once more would
+ * cost a system call, and who leads next asks anyway.  A socket is asked by receiving; asking for
+ * its events first would be a system call per message.
+ */
+static intake receive(kvpi_store_link *link, const kvpi_store_call *own)
+{
+	for (int i = 0; i < REPLIES_PER_TURN && !own->done; i++) {
+		kvpi_view frame;
+		const kvp_status status = kvpi_zsock_recv(link->sock, NULL, &frame);
+
+		if (status == KVP_OK) {
+			read_frame(link, frame);
+		} else if (status == KVP_E_AGAIN) {
+			return kvpi_zsock_draining(link->sock) ? INTAKE_MORE : INTAKE_EMPTY;
+		} else if (status != KVP_E_PROTOCOL) {
 			KVPI_LOG(ERROR, "store", "client: %s", kvp_last_error());
-			return false;
+			return INTAKE_TROUBLE;
 		}
-		if (status == KVP_OK)
-			status = kvpi_msg_decode(
-			    link->reader, frame.data, frame.len, KVPI_STORE_FRAME_MAX, &msg);
-		if (status == KVP_OK && msg.id == KVPI_MSG_store_reply)
-			kvpi_store_calls_reply(
-			    &link->calls, &msg.u.store_reply, kvpi_now(&kvpi_clock_real));
-		else
-			KVPI_LOG(DEBUG, "store", "%s sent a frame that is no reply",
-			    kvpi_zsock_url(link->sock));
 	}
-	return true;
+	return INTAKE_MORE;
 }
 
 /* ---- leading and following ---- */
@@ -200,35 +230,46 @@ static void sleep_as_leader(kvpi_store_link *link, int64_t deadline_ns, bool tro
 {
 	const int64_t ping_ns = kvpi_store_calls_ping_due(&link->calls);
 	struct pollfd fds[] = {{.fd = link->wakeup.fd, .events = POLLIN},
-	    {.fd = kvpi_zsock_fd(link->sock), .events = POLLIN}};
+	    {.fd = link->sock_fd, .events = POLLIN}};
 	int ms =
 	    kvpi_ms_left(ping_ns < deadline_ns ? ping_ns : deadline_ns, kvpi_now(&kvpi_clock_real));
 
-	/* Room to send is not waited for: kvpi_zsock_ready may have eaten the news of it.  The next
-	 * ping, which is due soon then, will find out. */
+	/* Room to send is not waited for: receiving may have eaten the news of it.  The next ping,
+	 * which is due soon then, will find out. */
 	if (trouble && ms > TROUBLE_MS)
 		ms = TROUBLE_MS;
 	pthread_mutex_unlock(&link->mutex);
 	poll(fds, trouble ? 1 : 2, ms);
+	/* Before anybody looks for what it was posted for. */
+	if (fds[0].revents != 0)
+		kvpi_wakeup_clear(&link->wakeup);
 	pthread_mutex_lock(&link->mutex);
 }
 
-/* Works for all until the leader's own call is done or out of time.  Called with the mutex. */
+/*
+ * Works for all until the leader's own call is done or out of time.  Called with the mutex, so what
+ * others have to send comes while it sleeps, with a wake-up.
+ *
+ * Nothing is sent between the last look into the socket and the sleep: sending, too, may take from
+ * the descriptor what it has to tell.
+ */
 static void lead(kvpi_store_link *link, const kvpi_store_call *own)
 {
 	char sentence[KVPI_ERROR_MAX];
+	intake in;
 
 	/* What goes wrong in here is no error of this thread's call. */
-	snprintf(sentence, sizeof(sentence), "%s", kvp_last_error());
+	memcpy(sentence, kvp_last_error(), strlen(kvp_last_error()) + 1);
 	link->leading = true;
+	kvpi_zsock_retry(link->sock);
 	for (;;) {
-		kvpi_wakeup_clear(&link->wakeup);
-		const bool trouble = !receive(link);
 		transmit(link);
+		in = receive(link, own);
 		if (own->done || link->closed || kvpi_now(&kvpi_clock_real) >= own->deadline_ns)
 			break;
-		if (trouble || !kvpi_zsock_ready(link->sock))
-			sleep_as_leader(link, own->deadline_ns, trouble);
+		/* A reply may have shown that something is to be said again. */
+		if (in != INTAKE_MORE && kvpi_store_calls_unsent(&link->calls) == NULL)
+			sleep_as_leader(link, own->deadline_ns, in == INTAKE_TROUBLE);
 	}
 	link->leading = false;
 	kvpi_error_set(KVP_OK, sentence);

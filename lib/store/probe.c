@@ -7,6 +7,7 @@
 #include "wire/addr.h"
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -29,23 +30,74 @@ static int try_connect(
 	return err;
 }
 
-const char *kvpi_store_probe(const char *url, int64_t deadline_ns)
+/* Whoever speaks ZMTP tells in its greeting of 64 bytes how it wants to be talked to; after ours it is sent whole. */
+static bool greets_with_curve(int fd, int64_t deadline_ns)
+{
+	static const char greeting[64] = "\xff\0\0\0\0\0\0\0\1\x7f\3\0NULL";
+	unsigned char answer[32];
+	size_t len = 0;
+
+	if (send(fd, greeting, sizeof(greeting), MSG_NOSIGNAL) != (ssize_t)sizeof(greeting))
+		return false;
+	while (len < sizeof(answer)) {
+		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+		ssize_t got;
+
+		if (poll(&poll_fd, 1, kvpi_ms_left(deadline_ns, kvpi_now(&kvpi_clock_real))) <= 0)
+			return false;
+		got = recv(fd, answer + len, sizeof(answer) - len, 0);
+		if (got <= 0)
+			return false;
+		len += (size_t)got;
+	}
+	return answer[0] == 0xff && answer[9] == 0x7f && memcmp(answer + 12, "CURVE", 6) == 0;
+}
+
+/* A connection, or -1 and the errno. */
+static int dial(const char *url, int64_t deadline_ns, int *err)
 {
 	struct sockaddr_storage sa;
 	socklen_t len;
 	kvpi_addr addr;
-	int fd, err;
+	int fd;
 
+	*err = 0;
 	if (kvpi_addr_parse(url, &addr) != KVP_OK || kvpi_addr_resolve(&addr, &sa, &len) != KVP_OK)
-		return "its host is not known";
+		return -1;
 	fd = socket(sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return "no socket is left to look what is there";
-	err = try_connect(fd, &sa, len, deadline_ns);
-	close(fd);
+	*err = fd < 0 ? EMFILE : try_connect(fd, &sa, len, deadline_ns);
+	if (fd >= 0 && *err != 0) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+bool kvpi_store_wants_key(const char *url, int64_t deadline_ns)
+{
+	int err;
+	const int fd = dial(url, deadline_ns, &err);
+	const bool wants = fd >= 0 && greets_with_curve(fd, deadline_ns);
+
+	if (fd >= 0)
+		close(fd);
+	return wants;
+}
+
+const char *kvpi_store_probe(const char *url, int64_t deadline_ns)
+{
+	int err;
+	const int fd = dial(url, deadline_ns, &err);
+
+	if (fd >= 0) {
+		close(fd);
+		return "something listens there, but it does not talk like a store";
+	}
 	switch (err) {
 	case 0:
-		return "something listens there, but it does not talk like a store";
+		return "its host is not known";
+	case EMFILE:
+		return "no socket is left to look what is there";
 	case ECONNREFUSED:
 		return "nothing listens there; start kvpipe-store, or check the url";
 	case EHOSTUNREACH:

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/context.h"
 #include "base/error.h"
+#include "base/fault.h"
 #include "base/list.h"
 #include "base/log.h"
 #include "base/options.h"
@@ -62,13 +63,15 @@ struct kvp_store_server {
 
 static const kvpi_option option_rows[] = {
     {"bind", KVPI_OPT_STRING, KVPI_OPT_FIELD(kvp_store_server_options, bind),
-        .def_text = "127.0.0.1:0", .help = "address to listen at, host:port; port 0: any free one"},
+        .def_text = "127.0.0.1:0", .help = "where to listen, host:port or host:first-last; port 0: any free one"},
     {"max_bytes", KVPI_OPT_BYTES, KVPI_OPT_FIELD(kvp_store_server_options, max_bytes), .min = 1,
         .max = 1e15, .def = 1 << 30, .help = "keys and values together, in bytes"},
     {"max_keys", KVPI_OPT_INT, KVPI_OPT_FIELD(kvp_store_server_options, max_keys), .min = 1,
         .max = INT_MAX, .def = 1000000, .help = "number of keys"},
     {"max_waits", KVPI_OPT_INT, KVPI_OPT_FIELD(kvp_store_server_options, max_waits), .min = 1,
         .max = INT_MAX, .def = 65536, .help = "number of parked calls of all clients"},
+    {"advertise", KVPI_OPT_STRING, KVPI_OPT_FIELD(kvp_store_server_options, advertise),
+        .help = "host that clients are told to connect to; else the one that is bound"},
 };
 
 static const kvpi_option_table option_table = {"kvp_store_server_options",
@@ -92,6 +95,7 @@ static const kvpi_metric core_metrics[] = {
     REQUESTS(compare_set),
     REQUESTS(delete),
     REQUESTS(list),
+    REQUESTS(gather),
     {"kvpipe_store_expired_keys_total", "Keys whose time to live ran out.", KVPI_METRIC_COUNTER,
         offsetof(kvpi_store_stats, expired)},
     {"kvpipe_store_wait_timeouts_total", "Parked calls that ran out of time.", KVPI_METRIC_COUNTER,
@@ -100,6 +104,8 @@ static const kvpi_metric core_metrics[] = {
         offsetof(kvpi_store_stats, keys)},
     {"kvpipe_store_bytes", "Bytes of keys and values.", KVPI_METRIC_GAUGE,
         offsetof(kvpi_store_stats, bytes)},
+    {"kvpipe_store_gathers", "Gatherings that come together, or whose answers can be had again.",
+        KVPI_METRIC_GAUGE, offsetof(kvpi_store_stats, gathers)},
     {"kvpipe_store_parked_waits", "Calls that wait for keys.", KVPI_METRIC_GAUGE,
         offsetof(kvpi_store_stats, waits)},
 };
@@ -181,6 +187,9 @@ static kvp_status send_reply(void *user, const kvpi_zid *to, const kvpi_msg_stor
 		if (encode(server, &bare) != KVP_OK)
 			return encoded;
 	}
+	/* As with a connection that breaks: it left, and does not arrive. */
+	if (kvpi_fault("store.reply"))
+		return encoded;
 	status = kvpi_zsock_send(server->sock, to, server->frame.data, server->frame.len);
 	if (status == KVP_E_AGAIN)
 		status = put_into_outbox(server, to);
@@ -199,21 +208,28 @@ static void drop_frame(kvp_store_server *server)
 	kvpi_counter_add(&server->counters.protocol_errors, 1);
 }
 
-/* Takes up to a turn's worth of requests in.  False: the socket is in trouble, better wait a
- * little. */
-static bool take_requests(kvp_store_server *server)
+/* What became of the requests that had come. */
+typedef enum intake {
+	INTAKE_EMPTY, /* none is left, so the descriptor will tell of the next one */
+	INTAKE_MORE,  /* there may be more */
+	INTAKE_TROUBLE
+} intake;
+
+/* Takes up to a turn's worth of requests in.  The socket is asked by receiving: to ask for its
+ * events first would be a system call per request. */
+static intake take_requests(kvp_store_server *server)
 {
-	for (int i = 0; i < MESSAGES_PER_TURN && kvpi_zsock_ready(server->sock); i++) {
+	for (int i = 0; i < MESSAGES_PER_TURN; i++) {
 		kvpi_zid client;
 		kvpi_view frame;
 		kvpi_msg msg;
 		kvp_status status = kvpi_zsock_recv(server->sock, &client, &frame);
 
 		if (status == KVP_E_AGAIN)
-			return true;
+			return kvpi_zsock_draining(server->sock) ? INTAKE_MORE : INTAKE_EMPTY;
 		if (status != KVP_OK && status != KVP_E_PROTOCOL) {
 			KVPI_LOG(ERROR, "store", "server: %s", kvp_last_error());
-			return false;
+			return INTAKE_TROUBLE;
 		}
 		if (status == KVP_OK)
 			status = kvpi_msg_decode(
@@ -224,7 +240,7 @@ static bool take_requests(kvp_store_server *server)
 		if (status != KVP_OK)
 			drop_frame(server);
 	}
-	return true;
+	return INTAKE_MORE;
 }
 
 /* How long the thread may sleep; -1: until something comes. */
@@ -233,30 +249,32 @@ static int sleep_ms(const kvp_store_server *server, int64_t now_ns)
 	const int64_t deadline_ns = kvpi_store_core_deadline(server->core);
 	int ms = deadline_ns == KVPI_NEVER ? -1 : kvpi_ms_left(deadline_ns, now_ns);
 
-	/* Room to a client is announced by the descriptor, but kvpi_zsock_ready may have eaten the
-	 * news. */
+	/* Room to a client is announced by the descriptor, but receiving may have eaten the news. */
 	if (!kvpi_list_empty(&server->outbox) && (ms < 0 || ms > OUTBOX_RETRY_MS))
 		ms = OUTBOX_RETRY_MS;
 	return ms;
 }
 
+/* Nothing is sent between the last look into the socket and the sleep: sending, too, may take from
+ * the descriptor what it has to tell. */
 static void *run(void *arg)
 {
 	kvp_store_server *server = arg;
 	struct pollfd fds[] = {{.fd = server->wakeup.fd, .events = POLLIN},
 	    {.fd = kvpi_zsock_fd(server->sock), .events = POLLIN}};
 
-	for (;;) {
-		kvpi_wakeup_clear(&server->wakeup);
-		if (atomic_load(&server->stop))
-			return NULL;
+	while (!atomic_load(&server->stop)) {
+		intake in;
+
 		kvpi_store_core_advance(server->core, kvpi_now(&kvpi_clock_real));
 		flush_outbox(server);
-		if (!take_requests(server))
-			poll(fds, 1, BACK_OFF_MS);
-		else if (!kvpi_zsock_ready(server->sock))
+		in = take_requests(server);
+		if (in == INTAKE_EMPTY)
 			poll(fds, 2, sleep_ms(server, kvpi_now(&kvpi_clock_real)));
+		else if (in == INTAKE_TROUBLE)
+			poll(fds, 1, BACK_OFF_MS);
 	}
+	return NULL;
 }
 
 /* ---- start and free ---- */
@@ -313,6 +331,8 @@ static kvp_status set_up(
 	    .max_keys = (size_t)options->max_keys,
 	    .max_waits = (size_t)options->max_waits};
 	const kvpi_store_sink sink = {.reply = send_reply, .user = server};
+	kvpi_listen listen = {.advertise_host = options->advertise};
+	char host[256];
 	kvp_status status = kvpi_context_hold(context, &server->context);
 
 	if (status != KVP_OK)
@@ -321,14 +341,16 @@ static kvp_status set_up(
 	if (status != KVP_OK)
 		return status;
 	/* Its own one: when that is freed, and not before, the port is free for the next server. */
-	status = kvpi_zctx_new(kvpi_context_io_threads(server->context), &server->zctx);
+	status = kvpi_zctx_new_in(server->context, &server->zctx);
 	if (status != KVP_OK)
 		return status;
 	status = kvpi_wakeup_init(&server->wakeup);
 	if (status != KVP_OK)
 		return status;
-	status =
-	    kvpi_zsock_router(server->zctx, options->bind, KVPI_STORE_FRAME_MAX, &server->sock);
+	status = kvpi_listen_parse(options->bind, host, &listen);
+	if (status != KVP_OK)
+		return status;
+	status = kvpi_zsock_listen(server->zctx, &listen, KVPI_STORE_FRAME_MAX, &server->sock);
 	if (status != KVP_OK)
 		return status;
 	server->incarnation = kvpi_random_u64();

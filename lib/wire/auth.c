@@ -6,12 +6,15 @@
 #include "base/error.h"
 #include "base/fault.h"
 #include <sodium.h>
+#include <string.h>
 
 _Static_assert(crypto_generichash_BYTES_MIN <= KVPI_HASH_BYTES &&
                    KVPI_HASH_BYTES <= crypto_generichash_BYTES_MAX,
     "BLAKE2b gives digests of this length");
 _Static_assert(crypto_generichash_KEYBYTES_MIN <= KVPI_MAC_KEY_MIN && KVPI_MAC_KEY_MAX <= crypto_generichash_KEYBYTES_MAX,
     "BLAKE2b takes keys of these lengths");
+_Static_assert(crypto_scalarmult_SCALARBYTES == KVPI_HASH_BYTES && crypto_scalarmult_BYTES == 32,
+    "a MAC is a Curve25519 secret key");
 
 kvp_status kvpi_auth_init(void)
 {
@@ -46,6 +49,18 @@ void kvpi_hash(const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES]
 void kvpi_mac(const void *key, size_t key_len, const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES])
 {
 	(void)crypto_generichash(out, KVPI_HASH_BYTES, bytes, len, key, key_len); /* key lengths: see the assertion */
+}
+
+void kvpi_auth_pair(const void *key, size_t key_len, const char *role, kvpi_pair *pair)
+{
+	kvpi_mac(key, key_len, role, strlen(role), pair->secret_key);
+	/* Fails only for points of the other end's choice; this is the base point. */
+	(void)crypto_scalarmult_base(pair->public_key, pair->secret_key);
+}
+
+void kvpi_wipe(void *bytes, size_t len)
+{
+	sodium_memzero(bytes, len);
 }
 
 bool kvpi_secret_equal(const void *a, const void *b, size_t len)

@@ -27,6 +27,15 @@ void kvpi_hash(const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES]
 /* Keyed BLAKE2b-256 over `len` bytes: shows that one knows the key, and cannot be made without it. */
 void kvpi_mac(const void *key, size_t key_len, const void *bytes, size_t len, unsigned char out[KVPI_HASH_BYTES]);
 
+/* A Curve25519 key pair: the secret is the MAC of `role` under the cluster key, so that all who have the key have the
+ * pair, and nobody else.  The caller wipes it. */
+typedef struct kvpi_pair {
+	unsigned char public_key[32], secret_key[32];
+} kvpi_pair;
+void kvpi_auth_pair(const void *key, size_t key_len, const char *role, kvpi_pair *pair);
+
+void kvpi_wipe(void *bytes, size_t len); /* is not optimised away */
+
 /* Constant time. */
 bool kvpi_secret_equal(const void *a, const void *b, size_t len);
 

@@ -212,16 +212,22 @@ static kvp_status check_count(
  * ------------------------------------------------------------------------------------- */
 
 struct kvpi_msg_reader {
-	/* Its zone holds msgpack-c's objects and, behind them, the lists of the message. */
-	msgpack_unpacked unpacked;
+	/* Holds msgpack-c's objects and, behind them, the lists of the message.  Kept from message to message: what
+	 * a small one needs is allocated once. */
+	msgpack_zone *zone;
 };
 
 kvpi_msg_reader *kvpi_msg_reader_new(void)
 {
 	kvpi_msg_reader *reader = KVPI_NEW(kvpi_msg_reader);
 
-	if (reader != NULL)
-		msgpack_unpacked_init(&reader->unpacked);
+	if (reader == NULL)
+		return NULL;
+	reader->zone = msgpack_zone_new(MSGPACK_ZONE_CHUNK_SIZE);
+	if (reader->zone == NULL) {
+		free(reader);
+		return NULL;
+	}
 	return reader;
 }
 
@@ -229,7 +235,7 @@ void kvpi_msg_reader_free(kvpi_msg_reader *reader)
 {
 	if (reader == NULL)
 		return;
-	msgpack_unpacked_destroy(&reader->unpacked);
+	msgpack_zone_free(reader->zone);
 	free(reader);
 }
 
@@ -256,7 +262,7 @@ static bool object_int(const msgpack_object *o, int64_t *value)
 static void *list_memory(kvpi_msg_reader *reader, size_t count, size_t size)
 {
 	return kvpi_fault("alloc") ? NULL
-	                           : msgpack_zone_malloc(reader->unpacked.zone, count * size);
+	                           : msgpack_zone_malloc(reader->zone, count * size);
 }
 
 static kvp_status decode_list(
@@ -388,22 +394,23 @@ kvp_status kvpi_msg_decode(
 	const kvpi_scan_limits limits = {
 	    .bytes = max_len, .elements = ELEMENTS_MAX, .depth = KVPI_SCAN_DEPTH_MAX};
 	const kvp_status status = kvpi_scan(frame, len, &limits);
+	msgpack_object object;
 	size_t offset = 0;
 	uint64_t id;
 
 	if (status != KVP_OK)
 		return status;
 
-	/* Frees the zone of the message before. */
+	msgpack_zone_clear(reader->zone);
 	const msgpack_unpack_return rc =
 	    kvpi_fault("msg.unpack") ? MSGPACK_UNPACK_NOMEM_ERROR
-	                             : msgpack_unpack_next(&reader->unpacked, frame, len, &offset);
+	                             : msgpack_unpack(frame, len, &offset, reader->zone, &object);
 	if (rc == MSGPACK_UNPACK_NOMEM_ERROR)
 		return kvpi_error_nomem("a message");
 	if (rc != MSGPACK_UNPACK_SUCCESS)
 		return kvpi_error(KVP_E_PROTOCOL, "the frame is not msgpack");
 
-	const msgpack_object *o = &reader->unpacked.data;
+	const msgpack_object *o = &object;
 	if (o->type != MSGPACK_OBJECT_ARRAY || o->via.array.size != 2 ||
 	    !object_uint(&o->via.array.ptr[0], &id) ||
 	    o->via.array.ptr[1].type != MSGPACK_OBJECT_MAP)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ZeroMQ, met in this file only.
+ * ZeroMQ, met here, and in zauth.c and zguard.c where there is a cluster key.
  */
 #include "wire/zsock.h"
 #include "base/alloc.h"
@@ -9,11 +9,14 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "wire/addr.h"
+#include "wire/zguard.h"
 #include <errno.h>
 #include <netdb.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #define LINGER_MS 200
@@ -27,13 +30,6 @@
 #define RECONNECT_MAX_MS 2000
 #define SOCKETS_MAX 16384
 
-/*
- * Nobody handles this domain: naming one is what makes libzmq refuse peers that speak ZMTP 1 or 2.
- * An engine of theirs aborts the process (process_routing_id_msg) when its socket is closed at the
- * moment in which their first frame comes in.
- */
-#define ZAP_DOMAIN "kvpipe"
-
 /* Frames of a message that should have one, dropped per recv: the peer may send any number, and the
  * caller has other peers. */
 #define DRAIN_MAX 256
@@ -41,11 +37,13 @@
 struct kvpi_zctx {
 	void *zmq;
 	atomic_int sockets; /* open ones */
+	kvpi_zauth *auth;   /* NULL: no cluster key */
 };
 
 struct kvpi_zsock {
 	kvpi_zctx *ctx;
 	void *zmq;
+	kvpi_zguard *guard; /* NULL: no cluster key */
 	bool router;
 	bool draining;   /* inside a message of several frames */
 	zmq_msg_t frame; /* what the last recv gave out */
@@ -99,16 +97,35 @@ void kvpi_zctx_free(kvpi_zctx *ctx)
 		    ERROR, "wire", "a ZeroMQ context with %d open sockets is left alone", sockets);
 		return;
 	}
+	kvpi_zauth_stop(ctx->auth);
 	/* Waits for the sockets' linger time; a signal is no reason to leave I/O threads behind. */
 	while (zmq_ctx_term(ctx->zmq) != 0 && zmq_errno() == EINTR)
 		;
 	free(ctx);
 }
 
+kvp_status kvpi_zctx_new_in(kvp_context *context, kvpi_zctx **ctx)
+{
+	kvpi_keyring *const ring = kvpi_context_keyring(context);
+	kvpi_zctx *made;
+	kvp_status status = kvpi_zctx_new(kvpi_context_io_threads(context), &made);
+
+	if (status == KVP_OK && ring != NULL) {
+		status = zmq_has("curve") ? kvpi_zauth_start(made->zmq, ring, &made->auth)
+		                          : kvpi_error(KVP_E_UNSUPPORTED,
+		                                "there is a cluster key, but this libzmq was built without CURVE");
+		if (status != KVP_OK)
+			kvpi_zctx_free(made);
+	}
+	if (status == KVP_OK)
+		*ctx = made;
+	return status;
+}
+
 static kvp_status create_for_context(kvp_context *context, void **object)
 {
 	kvpi_zctx *ctx;
-	const kvp_status status = kvpi_zctx_new(kvpi_context_io_threads(context), &ctx);
+	const kvp_status status = kvpi_zctx_new_in(context, &ctx);
 
 	if (status == KVP_OK)
 		*object = ctx;
@@ -146,7 +163,7 @@ static bool set_int(kvpi_zsock *sock, int option, int value)
  */
 static bool set_options(kvpi_zsock *sock, size_t max_frame, kvpi_zdown down, bool ipv6)
 {
-	const int64_t max = (int64_t)max_frame;
+	const int64_t max = (int64_t)(max_frame + (sock->ctx->auth != NULL ? KVPI_ZGUARD_OVERHEAD : 0));
 
 	return set_int(sock, ZMQ_LINGER, LINGER_MS) &&
 	       zmq_setsockopt(sock->zmq, ZMQ_MAXMSGSIZE, &max, sizeof(max)) == 0 &&
@@ -160,9 +177,32 @@ static bool set_options(kvpi_zsock *sock, size_t max_frame, kvpi_zdown down, boo
 	       set_int(sock, ZMQ_RECONNECT_IVL, RECONNECT_MS) &&
 	       set_int(sock, ZMQ_RECONNECT_IVL_MAX, RECONNECT_MAX_MS) &&
 	       set_int(sock, ZMQ_IPV6, ipv6) &&
-	       zmq_setsockopt(sock->zmq, ZMQ_ZAP_DOMAIN, ZAP_DOMAIN, strlen(ZAP_DOMAIN)) == 0 &&
+	       zmq_setsockopt(sock->zmq, ZMQ_ZAP_DOMAIN, KVPI_ZAP_DOMAIN, strlen(KVPI_ZAP_DOMAIN)) == 0 &&
 	       (sock->router ? set_int(sock, ZMQ_ROUTER_MANDATORY, 1)
 	                     : set_int(sock, ZMQ_IMMEDIATE, down == KVPI_ZDOWN_REFUSE));
+}
+
+/*
+ * libzmq aborts the process when it finds no descriptor for an epoll set or an eventfd while its threads start, and they
+ * start with the first socket.  So there must be room for all that a context takes; other threads may still be quicker.
+ */
+static kvp_status check_descriptors(const kvpi_zctx *ctx)
+{
+	const int count = 2 * (zmq_ctx_get(ctx->zmq, ZMQ_IO_THREADS) + 1) + 2; /* threads and reaper; socket, context */
+	int fds[2 * (8 + 1) + 2];
+	int made = 0;
+	kvp_status status = KVP_OK;
+
+	while (made < count && status == KVP_OK) {
+		fds[made] = eventfd(0, EFD_CLOEXEC);
+		if (fds[made] < 0)
+			status = kvpi_error_errno("no room for the descriptors of a ZeroMQ socket");
+		else
+			made++;
+	}
+	while (made > 0)
+		close(fds[--made]);
+	return status;
 }
 
 /* A socket with its options set, neither bound nor connected. */
@@ -174,6 +214,11 @@ static kvp_status socket_new(
 
 	if (made == NULL)
 		return kvpi_error_nomem("a socket");
+	status = check_descriptors(ctx);
+	if (status != KVP_OK) {
+		free(made);
+		return status;
+	}
 	made->ctx = ctx;
 	made->router = router;
 	made->zmq = kvpi_fault("zsock.socket")
@@ -191,6 +236,11 @@ static kvp_status socket_new(
 		kvpi_zsock_close(made);
 		return status;
 	}
+	status = ctx->auth != NULL ? kvpi_zguard_new(ctx->auth, made->zmq, router, &made->guard) : KVP_OK;
+	if (status != KVP_OK) {
+		kvpi_zsock_close(made);
+		return status;
+	}
 	*sock = made;
 	return KVP_OK;
 }
@@ -199,63 +249,78 @@ void kvpi_zsock_close(kvpi_zsock *sock)
 {
 	if (sock == NULL)
 		return;
+	kvpi_zguard_free(sock->guard);
 	zmq_msg_close(&sock->frame);
 	zmq_close(sock->zmq);
 	atomic_fetch_sub(&sock->ctx->sockets, 1);
 	free(sock);
 }
 
-/*
- * Parses and looks the host up on the caller's thread: ZeroMQ would do it on its I/O thread, where
- * a slow name server stalls every socket of the process.
- */
-static kvp_status numeric_addr(const char *text, kvpi_addr *numeric, bool *ipv6)
+/* Binds to the first port of the range that is free, and writes down where. */
+static kvp_status bind_in_range(kvpi_zsock *sock, const kvpi_listen *listen, kvpi_addr *addr)
 {
+	char url[300];
+	size_t len = sizeof(url);
+
+	for (unsigned port = listen->port_min; port <= listen->port_max; port++) {
+		addr->port = (uint16_t)port;
+		kvpi_addr_format(addr, url, sizeof(url)); /* ZeroMQ, too, takes port 0 as "choose" */
+		if ((kvpi_fault("zsock.bind") ? (errno = EADDRINUSE, -1) : zmq_bind(sock->zmq, url)) == 0) {
+			if (zmq_getsockopt(sock->zmq, ZMQ_LAST_ENDPOINT, url, &len) != 0)
+				return zmq_error("cannot find out the port of", url);
+			if (sock->guard != NULL)
+				kvpi_zguard_at(sock->guard, url);
+			return kvpi_addr_parse(url, addr);
+		}
+		if (zmq_errno() != EADDRINUSE || listen->port_min == listen->port_max)
+			return zmq_error("cannot bind", url);
+	}
+	return kvpi_listen_range_full(listen, addr);
+}
+
+kvp_status kvpi_zsock_listen(kvpi_zctx *ctx, const kvpi_listen *listen, size_t max_frame, kvpi_zsock **sock)
+{
+	kvpi_zsock *made;
 	kvpi_addr addr;
-	struct sockaddr_storage sa;
-	socklen_t len;
-	kvp_status status = kvpi_addr_parse(text, &addr);
+	kvp_status status = kvpi_listen_resolve(listen, ctx->auth != NULL, &addr);
 
 	if (status != KVP_OK)
 		return status;
-	status = kvpi_addr_resolve(&addr, &sa, &len);
+	status = socket_new(
+	    ctx, true, max_frame, KVPI_ZDOWN_REFUSE, strchr(addr.host, ':') != NULL, &made);
 	if (status != KVP_OK)
 		return status;
-	if (getnameinfo((struct sockaddr *)&sa, len, numeric->host, sizeof(numeric->host), NULL, 0,
-	        NI_NUMERICHOST) != 0)
-		return kvpi_error(KVP_E_INVALID, "the host %s has no numeric address", addr.host);
-	numeric->port = addr.port;
-	*ipv6 = sa.ss_family == AF_INET6;
+	status = bind_in_range(made, listen, &addr);
+	if (status == KVP_OK)
+		status = kvpi_listen_advertised(listen, &addr, &addr);
+	if (status != KVP_OK) {
+		kvpi_zsock_close(made);
+		return status;
+	}
+	kvpi_addr_format(&addr, made->url, sizeof(made->url));
+	*sock = made;
 	return KVP_OK;
 }
 
 kvp_status kvpi_zsock_router(kvpi_zctx *ctx, const char *bind, size_t max_frame, kvpi_zsock **sock)
 {
-	kvpi_zsock *made;
+	kvpi_listen listen = {.bind_host = NULL};
+	char host[256];
+	const kvp_status status = kvpi_listen_parse(bind, host, &listen);
+
+	return status == KVP_OK ? kvpi_zsock_listen(ctx, &listen, max_frame, sock) : status;
+}
+
+/*
+ * Looks the host up on the caller's thread: ZeroMQ would do it on its I/O thread, where a slow name
+ * server stalls every socket of the process.
+ */
+static kvp_status numeric_addr(const char *text, kvpi_addr *numeric, bool *ipv6)
+{
 	kvpi_addr addr;
-	bool ipv6 = false;
-	char url[300];
-	size_t url_len = sizeof(made->url);
-	kvp_status status = numeric_addr(bind, &addr, &ipv6);
+	const kvp_status status = kvpi_addr_parse(text, &addr);
 
-	if (status != KVP_OK)
-		return status;
-	status = kvpi_addr_check_bind(&addr);
-	if (status != KVP_OK)
-		return status;
-	status = socket_new(ctx, true, max_frame, KVPI_ZDOWN_REFUSE, ipv6, &made);
-	if (status != KVP_OK)
-		return status;
-
-	kvpi_addr_format(&addr, url, sizeof(url)); /* ZeroMQ, too, takes port 0 as "choose" */
-	if ((kvpi_fault("zsock.bind") ? (errno = EADDRINUSE, -1) : zmq_bind(made->zmq, url)) != 0 ||
-	    zmq_getsockopt(made->zmq, ZMQ_LAST_ENDPOINT, made->url, &url_len) != 0) {
-		status = zmq_error("cannot bind", url);
-		kvpi_zsock_close(made);
-		return status;
-	}
-	*sock = made;
-	return KVP_OK;
+	return status == KVP_OK ? kvpi_addr_numeric(&addr, numeric, ipv6) : status;
 }
 
 kvp_status kvpi_zsock_dealer(
@@ -278,6 +343,8 @@ kvp_status kvpi_zsock_dealer(
 
 	kvpi_addr_format(&addr, numeric, sizeof(numeric));
 	snprintf(made->url, sizeof(made->url), "%s", url);
+	if (made->guard != NULL)
+		kvpi_zguard_at(made->guard, numeric);
 	if ((kvpi_fault("zsock.connect") ? (errno = EMFILE, -1)
 	                                 : zmq_connect(made->zmq, numeric)) != 0) {
 		status = zmq_error("cannot connect to", url);
@@ -286,6 +353,17 @@ kvp_status kvpi_zsock_dealer(
 	}
 	*sock = made;
 	return KVP_OK;
+}
+
+kvp_status kvpi_zsock_trouble(kvpi_zsock *sock)
+{
+	return sock->guard != NULL ? kvpi_zguard_trouble(sock->guard, sock->url) : KVP_OK;
+}
+
+void kvpi_zsock_retry(kvpi_zsock *sock)
+{
+	if (sock->guard != NULL)
+		kvpi_zguard_retry(sock->guard);
 }
 
 const char *kvpi_zsock_url(const kvpi_zsock *sock)
@@ -401,6 +479,8 @@ kvp_status kvpi_zsock_recv(kvpi_zsock *sock, kvpi_zid *from, kvpi_view *frame)
 	kvpi_zid id = {0};
 	bool id_ours = true;
 
+	if (sock->guard != NULL)
+		(void)kvpi_zguard_look(sock->guard);
 	if (sock->draining)
 		drain(sock);
 	if (sock->draining)
@@ -428,9 +508,15 @@ kvp_status kvpi_zsock_recv(kvpi_zsock *sock, kvpi_zid *from, kvpi_view *frame)
 	*frame = kvpi_view_of(zmq_msg_data(&sock->frame), zmq_msg_size(&sock->frame));
 	return KVP_OK;
 err:
+	/* So often that it must not cost the formatting of a sentence. */
 	if (zmq_errno() == EAGAIN)
-		return kvpi_error(KVP_E_AGAIN, "no message on %s", sock->url);
+		return kvpi_error_set(KVP_E_AGAIN, "no message has come");
 	return zmq_error("cannot receive on", sock->url);
+}
+
+bool kvpi_zsock_draining(const kvpi_zsock *sock)
+{
+	return sock->draining;
 }
 
 int kvpi_zsock_fd(const kvpi_zsock *sock)
@@ -438,6 +524,8 @@ int kvpi_zsock_fd(const kvpi_zsock *sock)
 	int fd = -1;
 	size_t len = sizeof(fd);
 
+	if (sock->guard != NULL)
+		return kvpi_zguard_fd(sock->guard);
 	zmq_getsockopt(sock->zmq, ZMQ_FD, &fd, &len);
 	return fd;
 }
@@ -447,6 +535,8 @@ bool kvpi_zsock_ready(kvpi_zsock *sock)
 	int events = 0;
 	size_t len = sizeof(events);
 
+	if (sock->guard != NULL && kvpi_zguard_look(sock->guard))
+		return true;
 	while (zmq_getsockopt(sock->zmq, ZMQ_EVENTS, &events, &len) != 0 && zmq_errno() == EINTR)
 		;
 	return events & ZMQ_POLLIN;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * ZeroMQ, met in one file.  ROUTER (bound, many peers) and DEALER (connected, one peer), single-frame
+ * ZeroMQ.  ROUTER (bound, many peers) and DEALER (connected, one peer), single-frame
  * messages only: a message of several frames is drained and reported as KVP_E_PROTOCOL.  Never blocks,
  * except that kvpi_zctx_free may take the linger time.
  *
@@ -13,10 +13,13 @@
  * that a dead host is noticed in about 10 s (hours; not ZeroMQ's heartbeats, see zsock.c), handshake 5 s (30 s), reconnect
  * back-off 50 ms to 2 s (fixed 100 ms), IPv6 on when the address is one, a ZAP domain (none: peers of
  * protocols older than ZMTP 3 get in).
+ *
+ * In a context with a cluster key every socket speaks CURVE, mutually authenticated and encrypted (zguard.h).
  */
 #ifndef KVPI_WIRE_ZSOCK_H
 #define KVPI_WIRE_ZSOCK_H
 
+#include "wire/addr.h"
 #include "wire/view.h"
 #include <kvpipe/context.h>
 #include <stdbool.h>
@@ -32,13 +35,19 @@ typedef struct kvpi_zid {
 	unsigned char bytes[32];
 } kvpi_zid;
 
-kvp_status kvpi_zctx_new(int io_threads, kvpi_zctx **ctx);
+kvp_status kvpi_zctx_new(int io_threads, kvpi_zctx **ctx); /* without a cluster key */
 void kvpi_zctx_free(kvpi_zctx *ctx); /* all sockets must be closed; NULL is fine */
 
-/* The ZeroMQ context of a kvp_context, made on first use and owned by it. */
+/* One with the I/O threads and the cluster key of a kvp_context, which must outlive it. */
+kvp_status kvpi_zctx_new_in(kvp_context *context, kvpi_zctx **ctx);
+
+/* The one that the kvp_context itself owns, made on first use. */
 kvp_status kvpi_zctx_of(kvp_context *context, kvpi_zctx **ctx);
 
-/* Binds; `bind` as kvpi_addr_parse takes it, loopback only (kvpi_addr_check_bind). */
+/* Binds where `listen` says: without a cluster key to loopback only. */
+kvp_status kvpi_zsock_listen(kvpi_zctx *ctx, const kvpi_listen *listen, size_t max_frame, kvpi_zsock **sock);
+
+/* The same with the address as text, as kvpi_listen_parse takes it. */
 kvp_status kvpi_zsock_router(kvpi_zctx *ctx, const char *bind, size_t max_frame, kvpi_zsock **sock);
 
 /* What a DEALER does while its connection is down. */
@@ -53,7 +62,15 @@ typedef enum kvpi_zdown {
 kvp_status kvpi_zsock_dealer(kvpi_zctx *ctx, const char *url, size_t max_frame, kvpi_zdown down, kvpi_zsock **sock);
 void kvpi_zsock_close(kvpi_zsock *sock); /* what was sent may still go out during linger; NULL is fine */
 
-/* Of a ROUTER: the address bound, with the port chosen: "tcp://127.0.0.1:5555".  Of a DEALER: the url. */
+/* Of a DEALER in a context with a key: KVP_OK, or KVP_E_REFUSED and a sentence when the peer has another key, or none.
+ * Then nothing is tried any more, until kvpi_zsock_retry.  kvpi_zsock_ready finds it out, and is true until this was
+ * asked.  Without a key always KVP_OK. */
+kvp_status kvpi_zsock_trouble(kvpi_zsock *sock);
+
+/* Forgets handshakes that have failed, if any, and tries anew. */
+void kvpi_zsock_retry(kvpi_zsock *sock);
+
+/* Of a ROUTER: what peers are told, with the port chosen: "tcp://127.0.0.1:5555".  Of a DEALER: the url. */
 const char *kvpi_zsock_url(const kvpi_zsock *sock);
 
 /* `to` names the peer of a ROUTER, NULL on a DEALER.  Copies the frame.  KVP_E_AGAIN: no room or not
@@ -63,6 +80,12 @@ kvp_status kvpi_zsock_send(kvpi_zsock *sock, const kvpi_zid *to, const void *fra
 /* The next message: *frame is borrowed until the next recv or close; *from (may be NULL) gets the
  * peer on a ROUTER.  KVP_E_AGAIN: none.  KVP_E_PROTOCOL: a message of several frames from *from, dropped. */
 kvp_status kvpi_zsock_recv(kvpi_zsock *sock, kvpi_zid *from, kvpi_view *frame);
+
+/* After KVP_E_AGAIN of a recv: true when it came amid a long message that is being dropped.  Then recv wants to be
+ * called again.  False: nothing is left, and the descriptor tells of the next message, if the socket is left alone
+ * until then (a send may eat the news).  A loop that receives until this is false needs no kvpi_zsock_ready, which
+ * is a system call. */
+bool kvpi_zsock_draining(const kvpi_zsock *sock);
 
 int kvpi_zsock_fd(const kvpi_zsock *sock);  /* poll for POLLIN */
 bool kvpi_zsock_ready(kvpi_zsock *sock);    /* a recv would give something: do not sleep */

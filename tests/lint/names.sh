@@ -17,7 +17,7 @@ lint () {
       grep -qw "$code" $manual || echo "$code: is in errors.def but not in $manual"
     done <"$tmp/codes"
 
-    find include lib kernels tools examples tests \( -name '*.[ch]' -o -name '*.cu' -o -name '*.def' \) >"$tmp/files"
+    find include lib kernels tools examples bench tests \( -name '*.[ch]' -o -name '*.cu' -o -name '*.def' \) >"$tmp/files"
     # Strings count as code: that is where environment variables are.
     # shellcheck disable=SC2046 # our file names have no spaces
     without_comments $(cat "$tmp/files") | words >"$tmp/exists"
@@ -52,7 +52,7 @@ mentions () {
 }
 
 [ -e "$src/$manual" ] || { echo "FAIL: $manual is missing"; exit 1; }
-parts="include lib kernels tools tests docs configure.ac Makefile.am m4"
+parts="include lib kernels tools bench tests docs configure.ac Makefile.am m4"
 
 # shellcheck disable=SC2086
 plant $parts

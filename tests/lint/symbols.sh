@@ -4,8 +4,9 @@
 # The shared library exports exactly the functions that the public headers declare, lacks none of its own,
 # and needs no other library than these.
 
-# ld-linux is a part of libc: thread-local variables of a shared library call into it.
-may_need='^(libc\.so\.6|ld-linux-[a-z0-9-]*\.so\.[0-9]+|libzmq\.so\.5|libmsgpack-?c\.so\.2|libsodium\.so\.[0-9]+)$'
+# ld-linux is a part of libc: thread-local variables of a shared library call into it. libmicrohttpd only if configured
+# in: the others are always there.
+may_need='^(libc\.so\.6|ld-linux-[a-z0-9-]*\.so\.[0-9]+|libzmq\.so\.5|libmsgpack-?c\.so\.2|libsodium\.so\.[0-9]+|libmicrohttpd\.so\.[0-9]+)$'
 
 . "$(dirname "$0")/lint.sh"
 build=${KVP_BUILDDIR:?is set by make check}

@@ -2,8 +2,10 @@
  *
  * The two halves of the transfer protocol on one seeded clock and one bad network: control messages are lost,
  * doubled, late and out of order, the data connection breaks in the middle, requests run out or are canceled at
- * every step.  Whatever happens: each request ends exactly once, tensors are met in order, none is skipped, none
- * is taken for another, and when the network recovers everything is delivered.
+ * every step.  Small tensors travel inside their announcements, when the sender likes and the receiver can.  Whatever
+ * happens: each request ends exactly once, tensors are met in order, none is skipped, none is taken for another, each
+ * has its own bytes, memory is not touched after its request's end, and when the network recovers everything is
+ * delivered.
  *
  * A failing seed is printed; KVP_SIM_SEED=n runs that one alone, KVP_SIM_SEEDS=n so many (1000).
  */
@@ -20,6 +22,8 @@
 #define POSTS 400
 #define FLYING 512
 #define REPEAT_NS (100 * KVPI_NS_PER_MS)
+#define BYTES_MAX 600  /* of a tensor */
+#define INLINE_MAX 300 /* what the sender puts into announcements */
 
 typedef struct sent {
 	kvpi_tx_item item;
@@ -28,6 +32,7 @@ typedef struct sent {
 	bool released;
 	unsigned ends;
 	kvp_status met; /* what the receiver said of it: OK, WITHDRAWN or PENDING */
+	unsigned char bytes[BYTES_MAX];
 } sent;
 
 typedef struct posted {
@@ -36,6 +41,8 @@ typedef struct posted {
 	kvp_status status;
 	uint64_t got; /* number of the tensor whose bytes arrived */
 	unsigned ends;
+	bool far; /* as device memory: no announcement can fill it */
+	unsigned char bytes[BYTES_MAX], at_end[BYTES_MAX];
 } posted;
 
 /* Something on its way: a control message or the bytes of a put. */
@@ -47,6 +54,7 @@ typedef struct flight {
 	kvpi_msg_state state;
 	uint64_t grants[2 * KVPI_LINK_WINDOW];
 	kvpi_transfer_id id;
+	unsigned char data[BYTES_MAX];
 } flight;
 
 typedef struct world {
@@ -64,8 +72,10 @@ typedef struct world {
 	} destinations[KVPI_LINK_WINDOW];
 	bool bad, conn_up;
 	uint64_t next_met; /* the tensor that the receiver must meet next */
-	unsigned losses;
+	unsigned losses, filled, put;
 } world;
+
+static unsigned char room[KVPI_RX_ROOM_BYTES];
 
 static uint64_t draw(world *w, uint64_t below)
 {
@@ -92,13 +102,15 @@ static unsigned copies(world *w)
 	return dice < 3 ? 0 : dice < 5 ? 2 : 1;
 }
 
-static bool tx_announce(void *user, const kvpi_tx_item *item, int64_t now)
+static bool tx_announce(void *user, kvpi_tx_item *item, int64_t now)
 {
 	world *w = user;
+	bool carry = item->withdrawn == 0 && item->bytes > 0 && item->bytes <= INLINE_MAX && draw(w, 4) != 0;
 
 	(void)now;
 	if (w->bad && draw(w, 20) == 0)
 		return false;
+	item->carried = item->carried || carry;
 	for (unsigned n = copies(w); n > 0; n--) {
 		flight *f = launch(w, ANNOUNCE);
 
@@ -109,6 +121,11 @@ static bool tx_announce(void *user, const kvpi_tx_item *item, int64_t now)
 			f->announce.withdrawn = item->withdrawn;
 			f->announce.text = kvpi_view_text(item->why);
 			f->announce.present = KVPI_HAS(announce, withdrawn);
+		}
+		if (carry) {
+			memcpy(f->data, item->tensor->data, item->bytes);
+			f->announce.data = kvpi_view_of(f->data, item->bytes);
+			f->announce.present = KVPI_HAS(announce, data);
 		}
 	}
 	return true;
@@ -126,6 +143,8 @@ static kvp_status tx_put(void *user, kvpi_tx_item *item, uint32_t attempt)
 		return KVP_E_AGAIN;
 	data = launch(w, DATA);
 	data->id = id;
+	memcpy(data->data, item->tensor->data, item->bytes);
+	w->put++;
 	left = launch(w, SENT);
 	left->id = id;
 	return KVP_OK;
@@ -152,6 +171,7 @@ static void tx_ended(void *user, kvpi_tx_item *item, kvp_status status, const ch
 	ck_assert_int_eq(receipt, KVP_RECEIPT_QUIESCENT);
 	s->ends++;
 	s->status = status;
+	memset(s->bytes, 0x5a, sizeof(s->bytes)); /* the caller uses it again */
 }
 
 static void tx_release(void *user, kvpi_tx_item *item)
@@ -189,6 +209,19 @@ static kvp_receipt rx_cancel(void *user, kvpi_transfer_id id)
 	return KVP_RECEIPT_QUIESCENT;
 }
 
+static bool rx_fill(void *user, kvpi_rx_post *post, const void *data)
+{
+	world *w = user;
+	posted *p = KVPI_CONTAINER_OF(post, posted, post);
+
+	if (p->far)
+		return false;
+	memcpy(p->bytes, data, kvp_tensor_bytes(&post->slot->tensor));
+	p->got = post->slot->seq;
+	w->filled++;
+	return true;
+}
+
 static bool rx_state(void *user, const kvpi_msg_state *state, int64_t now)
 {
 	world *w = user;
@@ -216,10 +249,11 @@ static void rx_ended(void *user, kvpi_rx_post *post, kvp_status status, const ch
 	ck_assert_int_eq(receipt, KVP_RECEIPT_QUIESCENT);
 	p->ends++;
 	p->status = status;
+	memcpy(p->at_end, p->bytes, sizeof(p->at_end));
 }
 
 static const kvpi_tx_ops tx_ops = {tx_announce, tx_put, tx_cancel, tx_ended, tx_release};
-static const kvpi_rx_ops rx_ops = {rx_post, rx_cancel, rx_state, rx_ended};
+static const kvpi_rx_ops rx_ops = {rx_post, rx_cancel, rx_fill, rx_state, rx_ended};
 
 static void arrive(world *w, flight *f)
 {
@@ -236,6 +270,7 @@ static void arrive(world *w, flight *f)
 		for (size_t i = 0; i < KVPI_LINK_WINDOW; i++)
 			if (w->destinations[i].to != NULL && w->destinations[i].id.seq == f->id.seq &&
 			    w->destinations[i].id.attempt == f->id.attempt) {
+				memcpy(w->destinations[i].to->bytes, f->data, w->sends[f->id.seq - 1].item.bytes);
 				w->destinations[i].to->got = f->id.seq;
 				w->destinations[i].to = NULL;
 				kvpi_rx_received(&w->rx, f->id, w->now);
@@ -266,12 +301,13 @@ static void mend_conn(world *w)
 static void send_one(world *w)
 {
 	sent *s = &w->sends[w->send_count++];
-	int64_t shape[2] = {1 + (int64_t)draw(w, 1000), 1 + (int64_t)draw(w, 3)};
+	int64_t shape[2] = {1 + (int64_t)draw(w, BYTES_MAX / 6), 1 + (int64_t)draw(w, 3)};
 
 	if (draw(w, 8) == 0)
 		kvp_tensor_init_none(&s->tensor);
 	else
-		KIT_OK(kvp_tensor_init(&s->tensor, s, KVP_DTYPE_FP16, (int)draw(w, 3), shape));
+		KIT_OK(kvp_tensor_init(&s->tensor, s->bytes, KVP_DTYPE_FP16, (int)draw(w, 3), shape));
+	kit_random_fill(s->bytes, sizeof(s->bytes), w->send_count);
 	s->status = s->met = KVP_PENDING;
 	s->item.tensor = &s->tensor;
 	s->item.bytes = kvp_tensor_bytes(&s->tensor);
@@ -283,7 +319,8 @@ static void post_one(world *w)
 {
 	posted *p = &w->posts[w->post_count++];
 
-	kvp_tensor_init_buffer(&p->tensor, p, draw(w, 40) == 0 && w->bad ? 1 : 1 << 20);
+	kvp_tensor_init_buffer(&p->tensor, p->bytes, draw(w, 40) == 0 && w->bad ? 1 : BYTES_MAX);
+	p->far = draw(w, 4) == 0;
 	p->status = KVP_PENDING;
 	p->post.tensor = &p->tensor;
 	p->post.alone = draw(w, 2) == 0;
@@ -362,12 +399,15 @@ static void check_order(world *w)
 		posted *p = &w->posts[i];
 
 		ck_assert_uint_le(p->ends, 1);
+		ck_assert_msg(memcmp(p->bytes, p->at_end, BYTES_MAX) == 0, "post %u was written to after its end", i);
 		if (p->status != KVP_OK && p->status != KVP_E_WITHDRAWN)
 			continue;
 		ck_assert_msg(next <= w->send_count, "more was received than sent");
 		w->sends[next - 1].met = p->status;
-		if (p->status == KVP_OK && w->sends[next - 1].item.bytes > 0)
+		if (p->status == KVP_OK && w->sends[next - 1].item.bytes > 0) {
 			ck_assert_uint_eq(p->got, next);
+			kit_check_fill(p->bytes, w->sends[next - 1].item.bytes, next);
+		}
 		next++;
 	}
 	ck_assert_uint_eq(next, w->send_count + 1);
@@ -391,6 +431,7 @@ static void run_seed(uint64_t seed)
 	w->bad = true;
 	kvpi_tx_init(&w->tx, &tx_ops, w, REPEAT_NS);
 	kvpi_rx_init(&w->rx, &rx_ops, w, REPEAT_NS);
+	w->rx.room = draw(w, 8) == 0 ? NULL : room;
 	kvpi_tx_session(&w->tx, true);
 	kvpi_rx_session(&w->rx, true);
 	mend_conn(w);
@@ -415,6 +456,7 @@ static void run_seed(uint64_t seed)
 	              (int)w->rx.delivered, SENDS, (int)w->tx.delivered);
 	kvpi_rx_fail(&w->rx, KVP_E_CLOSED, "end", w->now);
 	check_order(w);
+	ck_assert_msg(w->put > 0 && (w->filled > 0 || w->rx.room == NULL), "%u puts, %u filled", w->put, w->filled);
 	kvpi_tx_fail(&w->tx, KVP_E_CLOSED, "end", w->now);
 	kvpi_tx_fini(&w->tx);
 	free(w);
@@ -459,13 +501,13 @@ START_TEST(impossible_states_are_refused)
 	    {.seen = 1, .delivered = 0, .grants = {(uint64_t[]){1, 0}, 2}},       /* attempt 0 */
 	    {.seen = 1, .delivered = 0, .grants = {(uint64_t[]){1, 1ull << 32}, 2}},
 	};
-	int64_t shape[1] = {8};
+	int64_t shape[1] = {100}; /* too large for an announcement */
 
 	w->random = 7;
 	kvpi_tx_init(&w->tx, &tx_ops, w, REPEAT_NS);
 	kvpi_tx_session(&w->tx, true);
 	KIT_OK(kvp_tensor_init(&w->sends[0].tensor, w, KVP_DTYPE_FP32, 1, shape));
-	w->sends[0].item = (kvpi_tx_item){.tensor = &w->sends[0].tensor, .bytes = 32, .deadline_ns = KVPI_NEVER - 1};
+	w->sends[0].item = (kvpi_tx_item){.tensor = &w->sends[0].tensor, .bytes = 400, .deadline_ns = KVPI_NEVER - 1};
 	KIT_OK(kvpi_tx_add(&w->tx, &w->sends[0].item, 1));
 	kvpi_tx_step(&w->tx, 1);
 	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
@@ -482,7 +524,8 @@ END_TEST
 START_TEST(impossible_announcements_are_refused)
 {
 	kvpi_rx *rx = calloc(1, sizeof(*rx));
-	int64_t negative[1] = {-1}, huge[3] = {INT64_MAX, INT64_MAX, 2};
+	static const unsigned char bytes[KVPI_LINK_INLINE_MAX + 1];
+	int64_t negative[1] = {-1}, huge[3] = {INT64_MAX, INT64_MAX, 2}, eight[1] = {8}, large[1] = {sizeof(bytes)};
 	const kvpi_msg_announce lies[] = {
 	    {.seq = KVPI_LINK_WINDOW + 1, .dtype = KVP_DTYPE_INT8},
 	    {.seq = UINT64_MAX, .dtype = KVP_DTYPE_INT8},
@@ -490,9 +533,16 @@ START_TEST(impossible_announcements_are_refused)
 	    {.seq = 1, .dtype = KVP_DTYPE_ANY},
 	    {.seq = 1, .dtype = KVP_DTYPE_INT8, .shape = {negative, 1}},
 	    {.seq = 1, .dtype = KVP_DTYPE_INT8, .shape = {huge, 3}},
+	    {.seq = 1, .dtype = KVP_DTYPE_INT8, .shape = {eight, 1}, .data = {bytes, 7}, .present = KVPI_HAS(announce, data)},
+	    {.seq = 1, .dtype = KVP_DTYPE_INT8, .shape = {eight, 1}, .data = {bytes, 9}, .present = KVPI_HAS(announce, data)},
+	    {.seq = 1, .dtype = KVP_DTYPE_NONE, .data = {bytes, 8}, .present = KVPI_HAS(announce, data)},
+	    {.seq = 1, .dtype = KVP_DTYPE_NONE, .data = {bytes, 0}, .present = KVPI_HAS(announce, data)},
+	    {.seq = 1, .dtype = KVP_DTYPE_INT8, .shape = {large, 1}, .data = {bytes, sizeof(bytes)},
+	     .present = KVPI_HAS(announce, data)},
 	};
 
 	kvpi_rx_init(rx, &rx_ops, NULL, REPEAT_NS);
+	rx->room = room;
 	for (size_t i = 0; i < sizeof(lies) / sizeof(lies[0]); i++) {
 		KIT_STATUS(kvpi_rx_announce(rx, &lies[i]), KVP_E_PROTOCOL);
 		ck_assert_uint_eq(rx->seen, 0);

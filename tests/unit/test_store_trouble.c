@@ -241,6 +241,96 @@ START_TEST(broken_connection)
 }
 END_TEST
 
+START_TEST(a_lost_reply_does_not_count_twice)
+{
+	int64_t sum = 0;
+	int lost = 0;
+
+	server = start_server(NULL);
+	store = open_store(kvp_store_server_url(server));
+	/* A reply to the ping that goes ahead may be the one that is lost: then there was nothing to see. */
+	for (int i = 1; lost < 2; i++) {
+		const long long before = metric("kvpipe_store_add_requests_total");
+
+		set("other", "1");
+		kvpi_fault_arm("store.reply", 1, 1);
+		KIT_OK(kvp_store_add(store, "n", 1, &sum, SOON_MS));
+		kvpi_fault_disarm_all();
+		ck_assert_int_eq(sum, i);
+		lost += metric("kvpipe_store_add_requests_total") == before + 2;
+		ck_assert_int_lt(i, 100);
+	}
+	finish();
+}
+END_TEST
+
+typedef struct adder {
+	pthread_t thread;
+	_Atomic int64_t sum;
+	atomic_bool stop;
+	kvp_status status;
+	int64_t wrong; /* a sum that should not have come */
+} adder;
+
+static void *add_on(void *arg)
+{
+	adder *a = arg;
+	int64_t sum;
+
+	while (a->status == KVP_OK && !atomic_load(&a->stop)) {
+		a->status = kvp_store_add(store, "n", 1, &sum, SOON_MS);
+		if (a->status == KVP_OK && sum != atomic_load(&a->sum) + 1)
+			a->wrong = sum;
+		atomic_store(&a->sum, sum);
+	}
+	return NULL;
+}
+
+static bool has_added(void *user)
+{
+	const adder *a = user;
+	static int64_t before;
+
+	if (before == 0)
+		before = atomic_load(&a->sum);
+	if (atomic_load(&a->sum) < before + 50)
+		return false;
+	before = 0;
+	return true;
+}
+
+START_TEST(additions_over_a_breaking_connection)
+{
+	relay r = {.to_port = 0};
+	adder a = {.status = KVP_OK};
+	char url[64];
+	int port;
+
+	server = start_server(NULL);
+	r.to_port = atoi(strrchr(kvp_store_server_url(server), ':') + 1);
+	r.listener = listen_silently(&port);
+	ck_assert_int_eq(pthread_create(&r.thread, NULL, run_relay, &r), 0);
+	local_url(url, port);
+	store = open_store(url);
+	ck_assert_int_eq(pthread_create(&a.thread, NULL, add_on, &a), 0);
+	for (int i = 0; i < 5; i++) {
+		kit_wait_until(has_added, &a, SOON_MS);
+		atomic_store(&r.cut, true);
+	}
+	kit_wait_until(has_added, &a, SOON_MS);
+	atomic_store(&a.stop, true);
+	pthread_join(a.thread, NULL);
+	ck_assert_int_eq(a.status, KVP_OK);
+	/* Each one once: no sum was left out, none came twice. */
+	ck_assert_int_eq(a.wrong, 0);
+	ck_assert_int_ge(atomic_load(&r.connections), 5);
+	finish();
+	atomic_store(&r.stop, true);
+	pthread_join(r.thread, NULL);
+	close(r.listener);
+}
+END_TEST
+
 START_TEST(close_ends_pending_calls)
 {
 	waiter w[3];
@@ -553,5 +643,6 @@ START_TEST(calls_without_memory)
 END_TEST
 
 KIT_MAIN("store trouble", nobody_answers, killed_store, restarted_store, restarted_between_calls,
-    broken_connection, close_ends_pending_calls, forked_child, garbage, slow_reader, start_fails,
-    open_fails, calls_without_memory)
+    broken_connection, a_lost_reply_does_not_count_twice, additions_over_a_breaking_connection,
+    close_ends_pending_calls, forked_child, garbage, slow_reader, start_fails, open_fails,
+    calls_without_memory)

@@ -28,11 +28,7 @@
 
 static rig *new_rig(void)
 {
-	int index = 0;
-
-	while (strcmp(kvpi_plane_registry()[index]->name, "tcp") != 0)
-		index++;
-	return rig_new(index, 0);
+	return rig_new(rig_plane_find("tcp"), 0);
 }
 
 static rig *new_connected(void)
@@ -327,7 +323,7 @@ START_TEST(a_frame_that_cannot_be_ends_the_connection)
 	    {{.kind = D, .flags = L, .seq = 1, .attempt = 1, .len = 1000}, 7, false},
 	    {{.kind = D, .flags = L, .seq = 1, .attempt = 1, .len = 1000}, 20, false},
 	    {{.kind = D, .flags = L, .seq = 1, .attempt = 1, .len = 1000}, 23, false},
-	    {{.kind = N, .len = 4097}, 0, false},
+	    {{.kind = N, .len = KVPI_PLANE_NOTIFY_MAX + 1}, 0, false},
 	    {{.kind = N, .len = UINT64_MAX}, 0, false},
 	    {{.kind = N, .flags = L, .len = 1}, 0, false},
 	    {{.kind = N, .seq = 1, .len = 1}, 0, false},
@@ -690,11 +686,8 @@ static void crowd_init(crowd *c)
 {
 	char address[KVPI_PLANE_ADDRESS_MAX];
 	size_t len = 0;
-	int index = 0;
 
-	while (strcmp(kvpi_plane_registry()[index]->name, "tcp") != 0)
-		index++;
-	c->r = rig_new(index, 16384);
+	c->r = rig_new(rig_plane_find("tcp"), 16384);
 	KIT_OK(c->r->ops->address(c->r->a.plane, address, &len));
 	for (int i = 0; i < 3; i++) {
 		unsigned char token[KVPI_PLANE_TOKEN_BYTES] = {(unsigned char)i, 1};

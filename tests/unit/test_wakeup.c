@@ -101,5 +101,63 @@ START_TEST(no_wake_up_is_lost)
 }
 END_TEST
 
-KIT_MAIN("wakeup", posts_are_one_wake_up_until_cleared, errno_is_kept, no_descriptor_is_an_error,
+START_TEST(muted_posts_cost_nothing)
+{
+	kvpi_wakeup wakeup;
+
+	KIT_OK(kvpi_wakeup_init(&wakeup));
+	kvpi_wakeup_mute(&wakeup);
+	kvpi_wakeup_post(&wakeup);
+	kvpi_wakeup_post(&wakeup);
+	ck_assert(!readable(&wakeup, 0));
+	kvpi_wakeup_arm(&wakeup); /* what was posted before is looked for, not told */
+	ck_assert(!readable(&wakeup, 0));
+	kvpi_wakeup_post(&wakeup);
+	ck_assert(readable(&wakeup, 0));
+	kvpi_wakeup_mute(&wakeup); /* touches no descriptor: the next poll finds it readable and clears it */
+	ck_assert(readable(&wakeup, 0));
+	kvpi_wakeup_clear(&wakeup);
+	ck_assert(!readable(&wakeup, 0));
+	kvpi_wakeup_post(&wakeup);
+	ck_assert(readable(&wakeup, 0));
+	kvpi_wakeup_fini(&wakeup);
+}
+END_TEST
+
+/* As the worker does it: awake and muted while there is work, armed for one last look before it sleeps. */
+START_TEST(no_wake_up_is_lost_between_arming_and_sleeping)
+{
+	struct load load = {.work = 0};
+	pthread_t threads[POSTERS];
+	unsigned done = 0;
+	bool stuck = false, armed = false;
+
+	KIT_OK(kvpi_wakeup_init(&load.wakeup));
+	kvpi_wakeup_mute(&load.wakeup);
+	for (size_t i = 0; i < POSTERS; i++)
+		KIT_OK(kvpi_thread_start(&threads[i], "poster", post_often, &load));
+	while (done < POSTERS * POSTS && !stuck) {
+		unsigned now = atomic_load(&load.work);
+
+		if (now != done) {
+			done = now;
+		} else if (!armed) {
+			kvpi_wakeup_arm(&load.wakeup);
+			armed = true;
+			continue;
+		} else {
+			stuck = !readable(&load.wakeup, 20000);
+			kvpi_wakeup_clear(&load.wakeup);
+		}
+		kvpi_wakeup_mute(&load.wakeup);
+		armed = false;
+	}
+	for (size_t i = 0; i < POSTERS; i++)
+		pthread_join(threads[i], NULL);
+	ck_assert(!stuck);
+	kvpi_wakeup_fini(&load.wakeup);
+}
+END_TEST
+
+KIT_MAIN("wakeup", muted_posts_cost_nothing, no_wake_up_is_lost_between_arming_and_sleeping, posts_are_one_wake_up_until_cleared, errno_is_kept, no_descriptor_is_an_error,
     no_wake_up_is_lost)
