@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,6 +42,7 @@ typedef struct end {
 	kvpi_conn *conn;
 	unsigned counts[KVPI_PLANE_NOTIFIED + 1];
 	bool received[PUTS];
+	bool final; /* of the last event */
 	char *source[PUTS], *target[PUTS];
 	kvpi_layout layouts[PUTS]; /* of the sources */
 } end;
@@ -50,6 +52,7 @@ static void on_event(void *user, const kvpi_plane_event *event)
 	end *e = user;
 
 	e->counts[event->kind]++;
+	e->final = event->final;
 	if (event->kind == RECEIVED && event->id.seq < PUTS)
 		e->received[event->id.seq] = true;
 }
@@ -293,6 +296,17 @@ static void until(end *e, child *c, kvpi_event_kind kind, unsigned count)
 	kit_wait_until(counted, &w, 20000);
 }
 
+/* LOST, and it says that the peer will not come back. */
+static void expect_dead(end *e)
+{
+	const int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+
+	if (pidfd >= 0)
+		close(pidfd);
+	until(e, NULL, LOST, 1);
+	ck_assert(e->final || pidfd < 0);
+}
+
 static void accept_one(end *e)
 {
 	ck_assert(end_open(e));
@@ -345,7 +359,7 @@ START_TEST(the_sender_is_killed_at_each_step)
 		}
 		kill_child(&c);
 		if (e.counts[CONNECTED] > 0)
-			until(&e, NULL, LOST, 1);
+			expect_dead(&e);
 		/* What it says to have received is right; what it does not is touched no more. */
 		for (int i = 0; i < PUTS; i++) {
 			if (e.received[i])
@@ -390,7 +404,7 @@ START_TEST(the_receiver_is_killed_at_each_step)
 		}
 		kill_child(&c);
 		if (e.counts[CONNECTED] > 0)
-			until(&e, NULL, LOST, 1);
+			expect_dead(&e);
 		whole += e.counts[SENT] == PUTS;
 		none += e.counts[SENT] == 0;
 		for (uint64_t i = 0; i < PUTS; i++)
