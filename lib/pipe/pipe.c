@@ -504,6 +504,8 @@ static void explain(kvpi_buf *out, const kvpi_link *link, const char *direction)
 	                link->status == KVP_OK ? "" : ", over: ", link->status == KVP_OK ? "" : link->text);
 	kvpi_buf_printf(out, "  control: on the %s\n",
 	                atomic_load(&link->direct) ? "data connection" : "session, the data connection is down");
+	if (link->way[0] != '\0')
+		kvpi_buf_printf(out, "  bytes: %s\n", link->way);
 	for (const char *line = link->why; *line != '\0'; line += strcspn(line, "\n") + (line[strcspn(line, "\n")] != '\0'))
 		kvpi_buf_printf(out, "  %.*s\n", (int)strcspn(line, "\n"), line);
 }

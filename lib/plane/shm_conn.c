@@ -384,12 +384,15 @@ static void lose(kvpi_conn *conn)
 
 static void up(kvpi_conn *conn)
 {
+	static const char *const ways[] = {"staged, as process_vm_readv is forbidden", "read by process_vm_readv one way, staged the other",
+	    "read by process_vm_readv"};
+	char text[160];
+
 	conn->state = KVPI_SHM_UP;
-	KVPI_LOG(INFO, "plane", "a shm data connection with process %d is up: %s, foreign memory %s", (int)conn->pid,
-	    "memory from kvp_mem_alloc is mapped",
-	    conn->reads && conn->able ? "is read with process_vm_readv"
-	                              : "goes through staging memory where process_vm_readv is not allowed");
-	kvpi_shm_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED});
+	snprintf(text, sizeof(text), "memory from kvp_mem_alloc is mapped, other memory is %s",
+	    ways[(int)conn->reads + (int)conn->able]);
+	KVPI_LOG(INFO, "plane", "a shm data connection with process %d is up: %s", (int)conn->pid, text);
+	kvpi_shm_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED, .text = text});
 }
 
 /* Nobody is there yet: has somebody come? */
