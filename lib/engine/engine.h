@@ -58,6 +58,7 @@ typedef struct kvpi_link {
 	char text[KVPI_ERROR_MAX];
 	char peer[KVPI_SESSION_NAME_MAX];
 	char why[2048];
+	char way[160]; /* what the plane says of how the bytes go; "" = nothing */
 } kvpi_link;
 
 struct kvpi_engine {

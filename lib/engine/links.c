@@ -337,6 +337,9 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 		link->backoff_ns = BACKOFF_FIRST_NS;
 		link->gone_ns = KVPI_NEVER;
 		link->met = true;
+		pthread_mutex_lock(&engine->mutex);
+		snprintf(link->way, sizeof(link->way), "%s", event->text == NULL ? "" : event->text);
+		pthread_mutex_unlock(&engine->mutex);
 		set_conn(link, true);
 		publish_if_up(link);
 		break;

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PROOF_WAIT_NS (10 * KVPI_NS_PER_MS)
+#define PROOF_NS (200 * KVPI_NS_PER_MS)
 
 static kvpi_shm_item *item_of(kvpi_list *node)
 {
@@ -46,8 +46,10 @@ static void stop(kvpi_conn *conn)
 	const bool met = conn->mine != NULL;
 
 	conn->state = KVPI_SHM_FAILED;
-	if (met)
+	if (met) {
 		kvpi_shm_tx_stop(conn);
+		atomic_store(&conn->mine->left, 1);
+	}
 	kvpi_shm_rx_stop(conn);
 	kvpi_shm_watch_death(conn, false);
 	kvpi_channel_close(conn->channel);
@@ -131,7 +133,6 @@ kvp_status kvpi_shm_connect(kvpi_plane *plane, const void *address, size_t len,
 	kvpi_list_append(&plane->conns, &made->node);
 	if (status != KVP_OK)
 		kvpi_shm_fail(made, status == KVP_E_UNSUPPORTED ? KVP_E_PEER_LOST : status, "%s", kvp_last_error());
-	made->final = status == KVP_E_UNSUPPORTED; /* nobody listens there, or not any more */
 	*conn = made;
 	return KVP_OK;
 }
@@ -201,7 +202,7 @@ static void drop_all(kvpi_conn *conn)
 		kvpi_shm_post_free(conn, item_of(pos));
 	kvpi_shm_page_free(conn);
 	conn->chunks_taken = 0;
-	conn->heard_setup = conn->heard_able = conn->import_failed = conn->gone = conn->proven = false;
+	conn->heard_setup = conn->heard_able = conn->import_failed = conn->gone = false;
 	conn->took = conn->finished = false;
 	conn->in.put.kind = 0;
 	conn->in.post = NULL;
@@ -376,19 +377,22 @@ static void lose(kvpi_conn *conn)
 		conn->channel = conn->next;
 		conn->next = NULL;
 	}
-	kvpi_shm_tell(
-	    conn, (kvpi_plane_event){
-	              .kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why, .final = conn->final});
+	kvpi_shm_tell(conn,
+	    (kvpi_plane_event){
+	        .kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why, .final = conn->final});
 }
 
 static void up(kvpi_conn *conn)
 {
+	static const char *const ways[] = {"staged, as process_vm_readv is forbidden", "read by process_vm_readv one way, staged the other",
+	    "read by process_vm_readv"};
+	char text[160];
+
 	conn->state = KVPI_SHM_UP;
-	KVPI_LOG(INFO, "plane", "a shm data connection with process %d is up: %s, foreign memory %s", (int)conn->pid,
-	    "memory from kvp_mem_alloc is mapped",
-	    conn->reads && conn->able ? "is read with process_vm_readv"
-	                              : "goes through staging memory where process_vm_readv is not allowed");
-	kvpi_shm_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED});
+	snprintf(text, sizeof(text), "memory from kvp_mem_alloc is mapped, other memory is %s",
+	    ways[(int)conn->reads + (int)conn->able]);
+	KVPI_LOG(INFO, "plane", "a shm data connection with process %d is up: %s", (int)conn->pid, text);
+	kvpi_shm_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED, .text = text});
 }
 
 /* Nobody is there yet: has somebody come? */
@@ -423,22 +427,6 @@ static void look_for_next(kvpi_conn *conn)
 	}
 }
 
-/* The kernel closes a dying process's sockets a moment before its pidfd tells: for that moment the end of the channel
- * waits, so that it is told with the proof. */
-static void look_whether_gone(kvpi_conn *conn)
-{
-	const int64_t now = kvpi_now(&kvpi_clock_real);
-
-	if (kvpi_channel_peer_gone(conn->channel)) {
-		conn->gone = conn->proven = true;
-	} else if (kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST) {
-		if (!conn->gone)
-			conn->proof_until_ns = now + PROOF_WAIT_NS;
-		conn->gone = true;
-		conn->proven = now >= conn->proof_until_ns;
-	}
-}
-
 /* What the sockets have to say. */
 static void look(kvpi_conn *conn)
 {
@@ -452,9 +440,9 @@ static void look(kvpi_conn *conn)
 		return;
 	if (conn->accepts && (conn->state == KVPI_SHM_MEETING || conn->state == KVPI_SHM_UP))
 		look_for_next(conn);
-	if (conn->state == KVPI_SHM_UP) {
-		kvpi_shm_forget_freed(conn);
-		look_whether_gone(conn);
+	if (conn->state == KVPI_SHM_UP && !conn->gone) {
+		conn->gone = kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST || kvpi_channel_peer_gone(conn->channel);
+		conn->gone_ns = conn->gone ? kvpi_now(&kvpi_clock_real) : 0;
 	} else if (conn->state == KVPI_SHM_MEETING && kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST) {
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s", kvpi_channel_why(conn->channel));
 	}
@@ -467,6 +455,13 @@ static bool held_up_here(const kvpi_conn *conn)
 
 	return in->put.kind != 0 && in->post != NULL &&
 	       (in->copied || in->put.way != KVPI_SHM_STAGED || in->dense != NULL);
+}
+
+/* A process that ends closes its sockets first, and a moment later its pidfd tells: the proof is worth the moment. */
+static bool proof_may_come(const kvpi_conn *conn)
+{
+	return kvpi_channel_pidfd(conn->channel) >= 0 && !kvpi_channel_peer_gone(conn->channel) &&
+	       atomic_load(&conn->theirs->left) == 0 && kvpi_now(&kvpi_clock_real) - conn->gone_ns < PROOF_NS;
 }
 
 bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets)
@@ -486,7 +481,8 @@ bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets)
 		/* What has come is taken before anything is sent: a peer that has gone may have finished before. */
 		more = !conn->closed && kvpi_shm_rx(conn, share);
 	}
-	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && conn->proven && !more && !held_up_here(conn))
+	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && !more && !held_up_here(conn) &&
+	    !proof_may_come(conn))
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s",
 		    kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST ? kvpi_channel_why(conn->channel)
 		                                                             : "the peer's process has ended");
