@@ -110,6 +110,7 @@ rig *rig_new_of(const kvpi_plane_ops *ops, rig_settings a, rig_settings b, uint6
 
 	ck_assert_ptr_nonnull(r);
 	r->ops = ops;
+	r->settings = a;
 	r->budget = RIG_BUDGET;
 	kit_random_fill(r->token, sizeof(r->token), ++number);
 	KIT_OK(kvpi_context_hold(NULL, &r->context));

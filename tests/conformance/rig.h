@@ -36,19 +36,20 @@ struct rig_end {
 	void *hook_user;
 };
 
-typedef struct rig {
-	const kvpi_plane_ops *ops;
-	kvp_context *context;
-	uint64_t budget;
-	rig_end a, b; /* a accepts, b connects */
-	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
-} rig;
-
 /* As in the plane's parameters. */
 typedef struct rig_settings {
 	int streams;
 	bool checksum;
 } rig_settings;
+
+typedef struct rig {
+	const kvpi_plane_ops *ops;
+	rig_settings settings; /* of both ends, or of a */
+	kvp_context *context;
+	uint64_t budget;
+	rig_end a, b; /* a accepts, b connects */
+	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
+} rig;
 
 /* The planes of the registry as they come, and behind them some again with other settings. */
 int rig_plane_count(void);
