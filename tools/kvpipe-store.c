@@ -4,7 +4,9 @@
  * headers only.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
+#include <kvpipe/metrics.h>
 #include <kvpipe/store.h>
 #include <kvpipe/version.h>
 #include <limits.h>
@@ -15,6 +17,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define EXIT_USAGE 2
@@ -25,25 +29,32 @@ static const char usage[] =
     "       kvpipe-store [OPTION]... set URL KEY VALUE\n"
     "       kvpipe-store [OPTION]... delete URL KEY\n"
     "       kvpipe-store [OPTION]... list URL [PREFIX]\n"
+    "       kvpipe-store --make-key FILE              make a cluster key\n"
     "\n"
     "serving; the url is printed on one line when the store is ready\n"
-    "  --bind HOST:PORT   where to listen; port 0: any free one (127.0.0.1:0)\n"
+    "  --bind HOST:PORT   where to listen; HOST may be an interface, PORT a range\n"
+    "                     first-last; port 0: any free one (127.0.0.1:0)\n"
+    "  --advertise HOST   what clients are told to connect to (what is bound)\n"
     "  --url-file FILE    write the url there, too\n"
     "  --max-bytes BYTES  of keys and values together; also 64KiB, 2MiB, 1GiB (1GiB)\n"
     "  --max-keys N       number of keys (1000000)\n"
     "  --max-waits N      number of parked calls of all clients (65536)\n"
+    "  --metrics HOST:PORT  serve metrics over HTTP there, loopback only\n"
     "verbs\n"
     "  --timeout-ms MS    for each step (5000)\n"
     "  --wait             get: wait for the key to be set\n"
     "  --ttl-ms MS        set: the key goes after that time\n"
     "  --uses N           set: the key goes after so many takes\n"
+    "both\n"
+    "  --key-file FILE    the cluster key (the file that KVPIPE_KEY_FILE names);\n"
+    "                     without one, only loopback is bound\n"
     "\n"
     "  --help, --version\n";
 
 typedef struct arguments {
 	kvp_store_server_options server;
 	kvp_store_set_options set;
-	const char *url_file;
+	const char *url_file, *metrics, *key_file, *make_key;
 	int timeout_ms;
 	bool wait;
 } arguments;
@@ -92,8 +103,27 @@ static bool write_url_file(const char *path, const char *url)
 	return false;
 }
 
-static int serve(const arguments *args)
+/* Where they are is said on standard error: standard output has the store's url and nothing else. */
+static bool serve_metrics(kvp_context *context, const char *bind, kvp_metrics_server **metrics)
 {
+	kvp_metrics_server_options options;
+
+	*metrics = NULL;
+	if (bind == NULL)
+		return true;
+	kvp_metrics_server_options_init(&options);
+	options.bind = bind;
+	if (kvp_metrics_server_start(context, &options, metrics) != KVP_OK) {
+		failed();
+		return false;
+	}
+	complain("metrics are at %s", kvp_metrics_server_url(*metrics));
+	return true;
+}
+
+static int serve(kvp_context *context, const arguments *args)
+{
+	kvp_metrics_server *metrics;
 	kvp_store_server *server;
 	sigset_t ends;
 	int signal_number, code = EXIT_FAILURE;
@@ -104,8 +134,13 @@ static int serve(const arguments *args)
 	sigaddset(&ends, SIGTERM);
 	pthread_sigmask(SIG_BLOCK, &ends, NULL);
 
-	if (kvp_store_server_start(NULL, &args->server, &server) != KVP_OK)
-		return failed();
+	if (!serve_metrics(context, args->metrics, &metrics))
+		return EXIT_FAILURE;
+	if (kvp_store_server_start(context, &args->server, &server) != KVP_OK) {
+		failed();
+		kvp_metrics_server_free(metrics);
+		return EXIT_FAILURE;
+	}
 	const char *const url = kvp_store_server_url(server);
 	if (printf("%s\n", url) < 0 || fflush(stdout) != 0)
 		complain("cannot write to standard output: %s", strerror(errno));
@@ -113,6 +148,7 @@ static int serve(const arguments *args)
 		code = EXIT_SUCCESS;
 	if (code == EXIT_SUCCESS)
 		sigwait(&ends, &signal_number);
+	kvp_metrics_server_free(metrics);
 	kvp_store_server_free(server);
 	return code;
 }
@@ -156,7 +192,7 @@ static int list(kvp_store *store, const arguments *args, const char *prefix)
 }
 
 /* words: the verb, the url, and what else the verb takes. */
-static int run_verb(const arguments *args, char **words, int count)
+static int run_verb(kvp_context *context, const arguments *args, char **words, int count)
 {
 	static const struct {
 		const char *name;
@@ -177,7 +213,7 @@ static int run_verb(const arguments *args, char **words, int count)
 		return EXIT_USAGE;
 	}
 
-	if (kvp_store_open(NULL, words[1], NULL, args->timeout_ms, &store) != KVP_OK)
+	if (kvp_store_open(context, words[1], NULL, args->timeout_ms, &store) != KVP_OK)
 		return failed();
 	switch (verb) {
 	case 0:
@@ -198,6 +234,51 @@ static int run_verb(const arguments *args, char **words, int count)
 		break;
 	}
 	kvp_store_free(store);
+	return code;
+}
+
+/* ---- keys ---- */
+
+static bool write_all(int fd, const char *bytes, size_t len)
+{
+	while (len > 0) {
+		const ssize_t wrote = write(fd, bytes, len);
+
+		if (wrote < 0 && errno != EINTR)
+			return false;
+		bytes += wrote > 0 ? wrote : 0;
+		len -= wrote > 0 ? (size_t)wrote : 0;
+	}
+	return fsync(fd) == 0;
+}
+
+/* A file of its own, or none: what is there is never touched, since a key that is lost locks a cluster out. */
+static int make_key(const char *path)
+{
+	unsigned char key[32];
+	char line[2 * sizeof(key) + 2];
+	int fd, code = EXIT_FAILURE;
+
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, S_IRUSR | S_IWUSR);
+	if (fd < 0) {
+		complain("cannot make %s: %s", path, strerror(errno));
+		return EXIT_FAILURE;
+	}
+	/* As few bytes as this come whole or not at all. */
+	if (getrandom(key, sizeof(key), 0) == (ssize_t)sizeof(key)) {
+		for (size_t i = 0; i < sizeof(key); i++)
+			snprintf(line + 2 * i, 3, "%02x", key[i]);
+		line[sizeof(line) - 2] = '\n';
+		if (write_all(fd, line, sizeof(line) - 1))
+			code = EXIT_SUCCESS;
+	}
+	explicit_bzero(key, sizeof(key));
+	explicit_bzero(line, sizeof(line));
+	if (code != EXIT_SUCCESS) {
+		complain("cannot write %s: %s", path, strerror(errno));
+		unlink(path);
+	}
+	close(fd);
 	return code;
 }
 
@@ -239,10 +320,14 @@ enum {
 	HELP = 1,
 	VERSION,
 	BIND,
+	ADVERTISE,
+	KEY_FILE,
+	MAKE_KEY,
 	URL_FILE,
 	MAX_BYTES,
 	MAX_KEYS,
 	MAX_WAITS,
+	METRICS,
 	TIMEOUT,
 	WAIT,
 	TTL,
@@ -253,10 +338,14 @@ static const struct option long_options[] = {
     {"help", no_argument, NULL, HELP},
     {"version", no_argument, NULL, VERSION},
     {"bind", required_argument, NULL, BIND},
+    {"advertise", required_argument, NULL, ADVERTISE},
+    {"key-file", required_argument, NULL, KEY_FILE},
+    {"make-key", required_argument, NULL, MAKE_KEY},
     {"url-file", required_argument, NULL, URL_FILE},
     {"max-bytes", required_argument, NULL, MAX_BYTES},
     {"max-keys", required_argument, NULL, MAX_KEYS},
     {"max-waits", required_argument, NULL, MAX_WAITS},
+    {"metrics", required_argument, NULL, METRICS},
     {"timeout-ms", required_argument, NULL, TIMEOUT},
     {"wait", no_argument, NULL, WAIT},
     {"ttl-ms", required_argument, NULL, TTL},
@@ -273,6 +362,15 @@ static bool take_option(arguments *args, int option, const char *name)
 	case BIND:
 		args->server.bind = optarg;
 		return true;
+	case ADVERTISE:
+		args->server.advertise = optarg;
+		return true;
+	case KEY_FILE:
+		args->key_file = optarg;
+		return true;
+	case MAKE_KEY:
+		args->make_key = optarg;
+		return true;
 	case URL_FILE:
 		args->url_file = optarg;
 		return true;
@@ -282,6 +380,9 @@ static bool take_option(arguments *args, int option, const char *name)
 		return parse_int(name, optarg, &args->server.max_keys);
 	case MAX_WAITS:
 		return parse_int(name, optarg, &args->server.max_waits);
+	case METRICS:
+		args->metrics = optarg;
+		return true;
 	case TIMEOUT:
 		return parse_int(name, optarg, &args->timeout_ms);
 	case WAIT:
@@ -303,6 +404,21 @@ static bool take_option(arguments *args, int option, const char *name)
 	}
 }
 
+static int run(const arguments *args, char **words, int count)
+{
+	kvp_context_options options;
+	kvp_context *context;
+	int code;
+
+	kvp_context_options_init(&options);
+	options.key_file = args->key_file;
+	if (kvp_context_new(&context, &options) != KVP_OK)
+		return failed();
+	code = count > 0 ? run_verb(context, args, words, count) : serve(context, args);
+	kvp_context_free(context);
+	return code;
+}
+
 int main(int argc, char **argv)
 {
 	arguments args = {.timeout_ms = 5000};
@@ -321,5 +437,9 @@ int main(int argc, char **argv)
 		if (!take_option(&args, option, long_options[index].name))
 			return EXIT_USAGE;
 	}
-	return optind < argc ? run_verb(&args, argv + optind, argc - optind) : serve(&args);
+	if (args.make_key != NULL && optind < argc) {
+		complain("--make-key takes no other arguments; try --help");
+		return EXIT_USAGE;
+	}
+	return args.make_key != NULL ? make_key(args.make_key) : run(&args, argv + optind, argc - optind);
 }

@@ -40,7 +40,7 @@ typedef struct kvp_pipe_options {
 	 * then the pipe meets at tcp://kv_ip:(kv_port + kv_port_offset), where rank 0 hosts the store. */
 	kvp_store *store;
 	const char *store_url;
-	const char *kv_ip;    /* default "127.0.0.1"; loopback only, there is no cluster key yet */
+	const char *kv_ip;    /* default "127.0.0.1"; where rank 0 hosts the store, anything but loopback needs a cluster key */
 	int kv_port;          /* default 14579 */
 	int kv_port_offset;   /* default 0 */
 	const char *name;     /* tells pipes on one store apart; default "kv".  As a group's name, at most 50 bytes */
@@ -80,7 +80,7 @@ KVP_API kvp_status kvp_pipe_options_set(kvp_pipe_options *options, const char *n
 /*
  * Any thread.  Meets the peers, connects, agrees on a data plane, and passes a barrier: when it returns KVP_OK on one
  * rank, every rank has come.  Returns owned.
- * KVP_E_TIMEOUT (the sentence names the rank that is late), KVP_E_INVALID, KVP_E_CONFLICT (a rank taken
+ * KVP_E_TIMEOUT (the sentence names the rank that is late), KVP_E_REFUSED (another cluster key), KVP_E_INVALID, KVP_E_CONFLICT (a rank taken
  * twice; of two endpoints with one name the later replaces the earlier), KVP_E_INCOMPATIBLE, KVP_E_VERSION, KVP_E_NO_PLANE (with the reason of each plane), store
  * errors, process errors.
  */
@@ -261,6 +261,7 @@ KVP_API kvp_status kvp_pipe_stats_get(const kvp_pipe *pipe, kvp_pipe_stats *stat
 /*
  * Any thread.  Writes, in a few lines, which way the pipe goes and why not a better one:
  *   to "kv rank 1" by tcp
+ *     control: on the data connection
  *     self: no, the peer is another process
  *     tcp: yes, sockets reach every peer
  * *needed (may be NULL) gets the bytes, final 0 included.  KVP_E_TOO_LARGE when capacity is less.

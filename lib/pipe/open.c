@@ -127,6 +127,7 @@ static kvp_status find_store(kvp_pipe *pipe, const kvp_pipe_options *options, in
 		status = kvp_store_server_start(pipe->context, &server_options, &pipe->server);
 		if (status != KVP_OK)
 			return status;
+		snprintf(url, sizeof(url), "%s", kvp_store_server_url(pipe->server)); /* kv_ip may be a wildcard */
 	}
 	kvp_store_options_init(&store_options);
 	store_options.store_timeout_ms = options->store_timeout_ms;

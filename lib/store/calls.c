@@ -84,7 +84,10 @@ void kvpi_store_calls_end(
 {
 	kvpi_store_calls_remove(call);
 	call->status = status;
-	snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	if (sentence[0] != 0) /* hardly ever: a call that went well has none */
+		snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	else
+		call->sentence[0] = 0;
 	call->done = true;
 	calls->on_done(call);
 }
@@ -140,7 +143,8 @@ static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply
 			continue;
 		if (!renewed && call->add == NULL)
 			continue;
-		if ((call->add != NULL || call->repeats) && say_again(calls, call, now_ns))
+		/* Waits, too: a store that changes its cluster key breaks every connection, and nobody should notice. */
+		if ((call->add != NULL || call->repeats || call->harmless) && say_again(calls, call, now_ns))
 			continue;
 		kvpi_store_calls_end(calls, call, KVP_E_STORE_LOST,
 			    "the connection to the store broke and was renewed meanwhile; the call "

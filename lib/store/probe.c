@@ -30,14 +30,15 @@ static int try_connect(
 	return err;
 }
 
-/* Whoever speaks ZMTP tells in its greeting of 64 bytes how it wants to be talked to; after ours it is sent whole. */
+/* Whoever speaks ZMTP tells in its greeting of 64 bytes how it wants to be talked to.  It sends that when it has seen our
+ * version; our own wish must stay unsaid, as it hangs up without another word if that is a different one. */
 static bool greets_with_curve(int fd, int64_t deadline_ns)
 {
-	static const char greeting[64] = "\xff\0\0\0\0\0\0\0\1\x7f\3\0NULL";
+	static const char greeting[] = "\xff\0\0\0\0\0\0\0\1\x7f\3\1";
 	unsigned char answer[32];
 	size_t len = 0;
 
-	if (send(fd, greeting, sizeof(greeting), MSG_NOSIGNAL) != (ssize_t)sizeof(greeting))
+	if (send(fd, greeting, sizeof(greeting) - 1, MSG_NOSIGNAL) != (ssize_t)sizeof(greeting) - 1)
 		return false;
 	while (len < sizeof(answer)) {
 		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};

@@ -244,8 +244,8 @@ kvp_status kvpi_zguard_trouble(kvpi_zguard *guard, const char *url)
 		return kvpi_error(KVP_E_REFUSED,
 		    "%s asks for no cluster key, and this end has one: start it with the key file, too", url);
 	return kvpi_error(KVP_E_REFUSED,
-	    "%s does not complete the handshake: different cluster key? (the first lines of both key files must be "
-	    "the same key)",
+	    "the handshake with %s fails every time: different cluster key? (a key has to be the first line of one "
+	    "end's key file and in that of the other)",
 	    url);
 }
 

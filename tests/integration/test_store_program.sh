@@ -100,7 +100,77 @@ wait_exit waiter
 grep -Eq 'kvp_store_(open|wait): .*(did not answer|no store answered|no connection|nothing listens)' "$tmp/waiter.err" ||
   fail "a get from a killed store did not say so"
 
+echo "a cluster key"
+key=$tmp/key
+does "$store_tool" --make-key "$key"
+[ "$(stat -c %a "$key")" = 600 ] || fail "the key file is open to others"
+grep -Eqx '[0-9a-f]{64}' "$key" || fail "the key file has no key in it"
+cp "$key" "$key.kept"
+refuses 1 'cannot make .*exists' "$store_tool" --make-key "$key"
+cmp -s "$key" "$key.kept" || fail "a key was overwritten"
+refuses 1 'cannot make' "$store_tool" --make-key "$tmp/no/such/folder/key"
+refuses 2 'no other arguments' "$store_tool" --make-key "$tmp/other" list
+start_at --key-file "$key" --bind 0.0.0.0:0 --advertise 127.0.0.1
+url=$(cat "$tmp/store.out")
+does "$store_tool" --key-file "$key" set "$url" hosts/a 'behind a key'
+KVPIPE_KEY_FILE=$key says '^behind a key$' "$store_tool" get "$url" hosts/a
+does "$store_tool" --make-key "$tmp/wrong"
+refuses 1 'different cluster key' "$store_tool" --key-file "$tmp/wrong" --timeout-ms $((patience_s * 1000)) get "$url" hosts/a
+refuses 1 'asks for a cluster key' "$store_tool" --timeout-ms $((patience_s * 1000)) get "$url" hosts/a
+stops TERM
+start_at
+url=$(cat "$tmp/store.out")
+refuses 1 'asks for no cluster key' "$store_tool" --key-file "$key" --timeout-ms $((patience_s * 1000)) get "$url" hosts/a
+stops TERM
+chmod 644 "$key"
+refuses 1 'chmod 600' "$store_tool" --key-file "$key"
+refuses 1 'chmod 600' env KVPIPE_KEY_FILE="$key" "$store_tool"
+refuses 1 'cannot open the key file' "$store_tool" --key-file "$tmp/none"
+chmod 600 "$key"
+
+echo "keys are changed without an end"
+does "$store_tool" --make-key "$tmp/new"
+start_at --key-file "$key"
+url=$(cat "$tmp/store.out")
+start waiter "$store_tool" --key-file "$key" get --wait --timeout-ms $((patience_s * 1000)) "$url" later
+until_true "$patience_s" has_client || fail "the waiting get does not reach the store"
+cp -p "$key" "$tmp/old"
+cat "$tmp/old" "$tmp/new" >"$key.next" && chmod 600 "$key.next" && mv "$key.next" "$key"
+does "$store_tool" --key-file "$tmp/old" set "$url" hosts/a 'step 1'
+cat "$tmp/new" "$tmp/old" >"$key.next" && chmod 600 "$key.next" && mv "$key.next" "$key"
+knows_new () { "$store_tool" --key-file "$tmp/new" get "$url" hosts/a >"$tmp/says.out" 2>/dev/null; }
+until_true "$patience_s" knows_new || fail "the store has not taken the new key"
+does "$store_tool" --key-file "$key" set "$url" later 'step 2'
+ends_well waiter
+grep -q '^step 2$' "$tmp/waiter.out" || fail "the waiting get did not say step 2"
+cp "$tmp/new" "$key.next" && chmod 600 "$key.next" && mv "$key.next" "$key"
+does "$store_tool" --key-file "$tmp/new" set "$url" hosts/a 'step 3'
+refuses 1 'different cluster key' "$store_tool" --key-file "$tmp/old" --timeout-ms $((patience_s * 1000)) get "$url" hosts/a
+stops TERM
+
+echo "ports"
+free=$(cat "$tmp/store.out")
+free=${free##*:}
+start_at --bind "lo:$free-$free"
+[ "$(cat "$tmp/store.out")" = "tcp://127.0.0.1:$free" ] || fail "an interface and a range of one port"
+refuses 1 'in use' "$store_tool" --bind "127.0.0.1:$free-$free"
+stops TERM
+
+echo "metrics over HTTP"
+if "$store_tool" --metrics 127.0.0.1:9-8 2>&1 >/dev/null | grep -q 'without libmicrohttpd'; then
+  echo "  left out: this build has no libmicrohttpd"
+else
+  start_at --metrics 127.0.0.1:0
+  metrics=$(sed -n 's/^kvpipe-store: metrics are at //p' "$tmp/store.err")
+  echo "$metrics" | grep -Eqx 'http://127\.0\.0\.1:[0-9]+/metrics' || fail "the url of the metrics was not told"
+  [ "$(wc -l <"$tmp/store.out")" -eq 1 ] || fail "standard output has more than the store's url"
+  ! command -v curl >/dev/null || says '^kvpipe_store_protocol_errors_total[{].*[}] 0$' curl -s --max-time "$patience_s" "$metrics"
+  stops TERM
+  refuses 1 'not a loopback address.*metrics' "$store_tool" --metrics 0.0.0.0:0
+fi
+
 echo "mistakes"
+refuses 1 'no range of ports' "$store_tool" --bind 127.0.0.1:9-8
 refuses 1 'not a loopback address' "$store_tool" --bind 0.0.0.0:0
 refuses 1 'the address' "$store_tool" --bind nonsense
 refuses 1 'cannot write' "$store_tool" --url-file "$tmp/no/such/folder/url"
