@@ -16,4 +16,5 @@
 	        ".size kvpi_image_" #name ", . - kvpi_image_" #name "\n"                           \
 	        ".previous\n")
 
+IMAGE(wait);
 IMAGE(word);

@@ -6,6 +6,7 @@
 #define KVPI_KERNELS_IMAGES_H
 
 /* A fatbin knows its own size; the driver needs only the address. */
+extern const unsigned char kvpi_image_wait[];
 extern const unsigned char kvpi_image_word[];
 
 #endif

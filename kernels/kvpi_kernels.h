@@ -26,4 +26,33 @@ typedef struct kvpi_kernel_write_words_args {
 	uint64_t *word[KVPI_KERNEL_WORDS_MAX];
 } kvpi_kernel_write_words_args;
 
+/*
+ * kvpi_kernel_wait: one warp that ends when every word of the list has reached its generation, or one shows the failure
+ * bit, or the list is canceled, or timeout_ns have passed since it began.  It writes which of these into the list, last.
+ * The list lies in host memory that the GPU can address; the words where a GPU can read them.  Words are read with
+ * acquire at system scope: what was written before them is seen by all that runs behind it on the stream.
+ */
+#define KVPI_KERNEL_WAIT "kvpi_kernel_wait"
+#define KVPI_KERNEL_WORD_FAILED (UINT64_C(1) << 63)
+
+enum { KVPI_KERNEL_WAIT_OK = 1, KVPI_KERNEL_WAIT_FAILED = 2, KVPI_KERNEL_WAIT_EXPIRED = 3 };
+
+typedef struct kvpi_kernel_wait_entry {
+	const uint64_t *word;
+	uint64_t generation;
+} kvpi_kernel_wait_entry;
+
+typedef struct kvpi_kernel_wait_list {
+	uint64_t count;    /* entries */
+	uint64_t filled;   /* how often the list was filled */
+	uint64_t canceled; /* the fillings up to this number are canceled */
+	uint64_t result;   /* of the last wait that ended */
+	kvpi_kernel_wait_entry entry[];
+} kvpi_kernel_wait_list;
+
+typedef struct kvpi_kernel_wait_args {
+	kvpi_kernel_wait_list *list;
+	uint64_t timeout_ns;
+} kvpi_kernel_wait_args;
+
 #endif

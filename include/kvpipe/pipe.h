@@ -40,7 +40,7 @@ typedef struct kvp_pipe_options {
 	 * then the pipe meets at tcp://kv_ip:(kv_port + kv_port_offset), where rank 0 hosts the store. */
 	kvp_store *store;
 	const char *store_url;
-	const char *kv_ip;    /* default "127.0.0.1"; loopback only, there is no cluster key yet */
+	const char *kv_ip;    /* default "127.0.0.1"; where rank 0 hosts the store, anything but loopback needs a cluster key */
 	int kv_port;          /* default 14579 */
 	int kv_port_offset;   /* default 0 */
 	const char *name;     /* tells pipes on one store apart; default "kv".  As a group's name, at most 50 bytes */
@@ -52,7 +52,7 @@ typedef struct kvp_pipe_options {
 	const char *send_to;  /* peer's endpoint name, NULL: this end does not send */
 	const char *recv_from; /* NULL: this end does not receive */
 	uint64_t kv_buffer_size;      /* bytes in flight to the peer; default 1,000,000,000 */
-	const char *kv_buffer_device; /* "auto" (default), "cpu": host memory only, "cuda": refused, no plane carries it yet */
+	const char *kv_buffer_device; /* "auto" (default) and "cuda": any memory, "cpu": host memory only */
 	int store_timeout_ms; /* KVP_TIMEOUT_DEFAULT, and the time a request has; default 300,000 */
 	int heartbeat_ms;     /* sign-of-life interval; a peer silent for three is lost; default 1000, 10..60000 */
 	const char *bind_host; /* where data and control listen: an address, a host name or the name of a network
@@ -80,7 +80,7 @@ KVP_API kvp_status kvp_pipe_options_set(kvp_pipe_options *options, const char *n
 /*
  * Any thread.  Meets the peers, connects, agrees on a data plane, and passes a barrier: when it returns KVP_OK on one
  * rank, every rank has come.  Returns owned.
- * KVP_E_TIMEOUT (the sentence names the rank that is late), KVP_E_INVALID, KVP_E_CONFLICT (a rank taken
+ * KVP_E_TIMEOUT (the sentence names the rank that is late), KVP_E_REFUSED (another cluster key), KVP_E_INVALID, KVP_E_CONFLICT (a rank taken
  * twice; of two endpoints with one name the later replaces the earlier), KVP_E_INCOMPATIBLE, KVP_E_VERSION, KVP_E_NO_PLANE (with the reason of each plane), store
  * errors, process errors.
  */

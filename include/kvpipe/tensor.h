@@ -36,10 +36,10 @@ typedef enum kvp_dtype {
 
 /* Where the memory is. */
 typedef enum kvp_memory {
-	KVP_MEMORY_AUTO = 0, /* ask the devices that are there; host if none knows the pointer.  CUDA pointers are not
-	                        recognised yet: they would count as host memory */
+	KVP_MEMORY_AUTO = 0, /* ask the devices that are there; host if none knows the pointer */
 	KVP_MEMORY_HOST = 1,
-	KVP_MEMORY_CUDA = 2, /* device memory; not carried by any plane yet: KVP_E_UNSUPPORTED */
+	KVP_MEMORY_CUDA = 2, /* device memory of a GPU whose primary context the program has made active; planes that
+	                        cannot reach it copy through pinned host memory */
 	KVP_MEMORY_FAKE = 3  /* the library's own test device, a GPU played by a CPU */
 } kvp_memory;
 

@@ -2,9 +2,11 @@
 #include "base/fault.h"
 
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAX_POINTS 16
 #define NAME_MAX_LEN 48
@@ -13,6 +15,7 @@ struct point {
 	char name[NAME_MAX_LEN];
 	unsigned nth, count;
 	unsigned passes;
+	int signal_number; /* 0: the point fails; else it is sent, and the point goes on */
 };
 
 atomic_int kvpi_fault_armed;
@@ -34,6 +37,7 @@ static struct point *find(const char *name)
 bool kvpi_fault_hit(const char *name)
 {
 	bool hit = false;
+	int signal_number = 0;
 
 	pthread_mutex_lock(&mutex);
 	struct point *point = find(name);
@@ -42,13 +46,18 @@ bool kvpi_fault_hit(const char *name)
 		/* The difference cannot wrap, the sum nth + count could. */
 		hit = point->passes >= point->nth &&
 		      (point->count == 0 || point->passes - point->nth < point->count);
+		signal_number = hit ? point->signal_number : 0;
 	}
 	pthread_mutex_unlock(&mutex);
-	return hit;
+	if (signal_number != 0)
+		kill(getpid(), signal_number);
+	return hit && signal_number == 0;
 }
 
-void kvpi_fault_arm(const char *name, unsigned nth, unsigned count)
+static void arm(const char *name, struct point setting)
 {
+	const unsigned nth = setting.nth;
+
 	pthread_mutex_lock(&mutex);
 	int armed = atomic_load_explicit(&kvpi_fault_armed, memory_order_relaxed);
 	struct point *point = find(name);
@@ -62,9 +71,19 @@ void kvpi_fault_arm(const char *name, unsigned nth, unsigned count)
 		point = &points[armed];
 		atomic_store_explicit(&kvpi_fault_armed, armed + 1, memory_order_relaxed);
 	}
-	*point = (struct point){.nth = nth, .count = count};
+	*point = setting;
 	memcpy(point->name, name, strlen(name) + 1);
 	pthread_mutex_unlock(&mutex);
+}
+
+void kvpi_fault_arm(const char *name, unsigned nth, unsigned count)
+{
+	arm(name, (struct point){.nth = nth, .count = count});
+}
+
+void kvpi_fault_arm_signal(const char *name, unsigned nth, int signal_number)
+{
+	arm(name, (struct point){.nth = nth, .count = 1, .signal_number = signal_number});
 }
 
 void kvpi_fault_disarm_all(void)

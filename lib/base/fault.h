@@ -22,6 +22,10 @@ static inline bool kvpi_fault(const char *name)
 	return atomic_load_explicit(&kvpi_fault_armed, memory_order_relaxed) != 0 && kvpi_fault_hit(name);
 }
 
+/* The n-th pass of the point sends this process the signal: what happens to others when it dies, or freezes, just
+ * there?  Any thread. */
+void kvpi_fault_arm_signal(const char *name, unsigned nth, int signal_number);
+
 /* Passes number nth .. nth+count-1 (1-based, from now) of the point fail; count 0 means all from nth
  * on.  Any thread.  At most 16 points at once (more: abort, it is a test's mistake). */
 void kvpi_fault_arm(const char *name, unsigned nth, unsigned count);

@@ -5,6 +5,7 @@
 #include "base/error.h"
 
 #include <dlfcn.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,6 +115,28 @@ err_library:
 void kvpi_cuda_driver_close(kvpi_cuda_driver *driver)
 {
 	free(driver);
+}
+
+const kvpi_cuda_driver *kvpi_cuda_driver_if_loaded(void)
+{
+	/* Exists once per process, as the driver does; made by whoever asks first after the driver was loaded. */
+	static _Atomic(kvpi_cuda_driver *) shared;
+	kvpi_cuda_driver *driver = atomic_load_explicit(&shared, memory_order_acquire);
+	kvpi_cuda_driver *first = NULL;
+	void *library;
+
+	if (driver != NULL)
+		return driver;
+	library = dlopen(DRIVER_LIBRARY, RTLD_NOW | RTLD_NOLOAD);
+	if (library == NULL)
+		return NULL;
+	dlclose(library);
+	if (kvpi_cuda_driver_open(&driver) != KVP_OK)
+		return NULL;
+	if (atomic_compare_exchange_strong(&shared, &first, driver))
+		return driver;
+	kvpi_cuda_driver_close(driver);
+	return first;
 }
 
 kvp_status kvpi_cuda_status(const kvpi_cuda_driver *driver, CUresult result, const char *what)

@@ -21,6 +21,10 @@ kvp_status kvpi_cuda_driver_open(kvpi_cuda_driver **out);
  * safely. */
 void kvpi_cuda_driver_close(kvpi_cuda_driver *driver);
 
+/* Any thread.  The one of this process, borrowed: NULL unless somebody has loaded libcuda.so.1 already, so that asking
+ * "is this a CUDA pointer?" loads nothing. */
+const kvpi_cuda_driver *kvpi_cuda_driver_if_loaded(void);
+
 #ifdef HAVE_CUDA
 #include <cuda.h>
 #include <cudaTypedefs.h>
@@ -32,12 +36,19 @@ void kvpi_cuda_driver_close(kvpi_cuda_driver *driver);
  */
 #define KVPI_CUDA_FUNCTIONS(X)                                                                     \
 	X(CtxGetCurrent, 4000)                                                                     \
+	X(CtxPopCurrent, 4000)                                                                     \
+	X(CtxPushCurrent, 4000)                                                                    \
 	X(CtxSetCurrent, 4000)                                                                     \
 	X(DeviceGet, 2000)                                                                         \
 	X(DeviceGetCount, 2000)                                                                    \
+	X(DevicePrimaryCtxGetState, 7000)                                                          \
 	X(DevicePrimaryCtxRelease, 11000)                                                          \
 	X(DevicePrimaryCtxRetain, 7000)                                                            \
 	X(DriverGetVersion, 2020)                                                                  \
+	X(EventCreate, 2000)                                                                       \
+	X(EventDestroy, 4000)                                                                      \
+	X(EventQuery, 2000)                                                                        \
+	X(EventRecord, 2000)                                                                       \
 	X(FuncLoad, 12040)                                                                         \
 	X(GetErrorName, 6000)                                                                      \
 	X(GetErrorString, 6000)                                                                    \
@@ -47,12 +58,31 @@ void kvpi_cuda_driver_close(kvpi_cuda_driver *driver);
 	X(LibraryGetKernel, 12000)                                                                 \
 	X(LibraryLoadData, 12000)                                                                  \
 	X(LibraryUnload, 12000)                                                                    \
+	X(MemAddressFree, 10020)                                                                   \
+	X(MemAddressReserve, 10020)                                                                \
 	X(MemAlloc, 3020)                                                                          \
+	X(MemCreate, 10020)                                                                        \
+	X(MemExportToShareableHandle, 10020)                                                       \
 	X(MemFree, 3020)                                                                           \
+	X(MemFreeHost, 2000)                                                                       \
+	X(MemGetAddressRange, 3020)                                                                \
+	X(MemGetAllocationGranularity, 10020)                                                      \
+	X(MemHostAlloc, 2020)                                                                      \
+	X(MemHostRegister, 6050)                                                                   \
+	X(MemHostUnregister, 4000)                                                                 \
+	X(MemImportFromShareableHandle, 10020)                                                     \
+	X(MemMap, 10020)                                                                           \
+	X(MemRelease, 10020)                                                                       \
+	X(MemRetainAllocationHandle, 11000)                                                        \
+	X(MemSetAccess, 10020)                                                                     \
+	X(MemUnmap, 10020)                                                                         \
+	X(MemcpyAsync, 4000)                                                                       \
 	X(MemcpyDtoH, 3020)                                                                        \
 	X(MemcpyHtoD, 3020)                                                                        \
+	X(PointerGetAttributes, 7000)                                                              \
 	X(StreamCreate, 2000)                                                                      \
 	X(StreamDestroy, 4000)                                                                     \
+	X(StreamIsCapturing, 10000)                                                                \
 	X(StreamSynchronize, 2000)                                                                 \
 	X(ThreadExchangeStreamCaptureMode, 10010)
 

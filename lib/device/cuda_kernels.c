@@ -11,8 +11,8 @@
 
 struct kvpi_cuda_kernels {
 	const kvpi_cuda_driver *driver;
-	CUlibrary word_library;
-	CUfunction write_words;
+	CUlibrary word_library, wait_library;
+	CUfunction write_words, wait;
 };
 
 static kvp_status load_function(
@@ -32,19 +32,32 @@ static kvp_status load_function(
 	return kvpi_cuda_status(driver, driver->FuncLoad(*function), "cuFuncLoad");
 }
 
+/* One image, one function of it. */
+static kvp_status load_image(const kvpi_cuda_driver *driver, const void *image, const char *name, CUlibrary *library,
+    CUfunction *function)
+{
+	kvp_status status;
+
+	status = kvpi_cuda_status(
+	    driver, driver->LibraryLoadData(library, image, NULL, NULL, 0, NULL, NULL, 0), "cuLibraryLoadData");
+	if (status != KVP_OK)
+		return status;
+	status = load_function(driver, *library, name, function);
+	if (status != KVP_OK)
+		driver->LibraryUnload(*library);
+	return status;
+}
+
 static kvp_status load_all(kvpi_cuda_kernels *kernels)
 {
 	const kvpi_cuda_driver *driver = kernels->driver;
 	kvp_status status;
 
-	status = kvpi_cuda_status(driver,
-	    driver->LibraryLoadData(
-	        &kernels->word_library, kvpi_image_word, NULL, NULL, 0, NULL, NULL, 0),
-	    "cuLibraryLoadData");
+	status = load_image(driver, kvpi_image_word, KVPI_KERNEL_WRITE_WORDS, &kernels->word_library,
+	    &kernels->write_words);
 	if (status != KVP_OK)
 		return status;
-	status = load_function(
-	    driver, kernels->word_library, KVPI_KERNEL_WRITE_WORDS, &kernels->write_words);
+	status = load_image(driver, kvpi_image_wait, KVPI_KERNEL_WAIT, &kernels->wait_library, &kernels->wait);
 	if (status != KVP_OK)
 		driver->LibraryUnload(kernels->word_library);
 	return status;
@@ -86,6 +99,7 @@ void kvpi_cuda_kernels_unload(kvpi_cuda_kernels *kernels)
 	if (kernels == NULL)
 		return;
 	/* Fails only where the context is already gone, and the kernels with it. */
+	kernels->driver->LibraryUnload(kernels->wait_library);
 	kernels->driver->LibraryUnload(kernels->word_library);
 	free(kernels);
 }
@@ -111,5 +125,24 @@ kvp_status kvpi_cuda_kernels_write_words(const kvpi_cuda_kernels *kernels, void 
 	memcpy(args.word, words, count * sizeof(words[0]));
 	return kvpi_cuda_status(kernels->driver,
 	    kernels->driver->LaunchKernelEx(&config, kernels->write_words, params, NULL),
+	    "cuLaunchKernelEx");
+}
+
+kvp_status kvpi_cuda_kernels_wait(
+    const kvpi_cuda_kernels *kernels, void *stream, kvpi_kernel_wait_list *list, uint64_t timeout_ns)
+{
+	kvpi_kernel_wait_args args = {.list = list, .timeout_ns = timeout_ns};
+	void *params[] = {&args};
+	const CUlaunchConfig config = {
+	    .gridDimX = 1,
+	    .gridDimY = 1,
+	    .gridDimZ = 1,
+	    .blockDimX = 32,
+	    .blockDimY = 1,
+	    .blockDimZ = 1,
+	    .hStream = stream,
+	};
+
+	return kvpi_cuda_status(kernels->driver, kernels->driver->LaunchKernelEx(&config, kernels->wait, params, NULL),
 	    "cuLaunchKernelEx");
 }

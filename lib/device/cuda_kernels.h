@@ -33,4 +33,9 @@ void kvpi_cuda_kernels_unload(kvpi_cuda_kernels *kernels);
 kvp_status kvpi_cuda_kernels_write_words(const kvpi_cuda_kernels *kernels, void *stream,
     uint64_t *const words[], size_t count, uint64_t value);
 
+/* Queues on `stream` the wait of kvpi_kernels.h for a list that the GPU can address.  Does not block. */
+struct kvpi_kernel_wait_list;
+kvp_status kvpi_cuda_kernels_wait(
+    const kvpi_cuda_kernels *kernels, void *stream, struct kvpi_kernel_wait_list *list, uint64_t timeout_ns);
+
 #endif

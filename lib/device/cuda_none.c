@@ -45,3 +45,8 @@ kvp_status kvpi_cuda_kernels_write_words(const kvpi_cuda_kernels *kernels, void 
 	(void)value;
 	return built_without();
 }
+
+const kvpi_cuda_driver *kvpi_cuda_driver_if_loaded(void)
+{
+	return NULL;
+}

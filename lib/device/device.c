@@ -8,7 +8,13 @@
 #include "device/tables.h"
 
 /* A new device is one line here.  Host is last: it has no way to say that a pointer is not its own. */
-static const kvpi_device_ops *const tables[] = {&kvpi_fake_device, &kvpi_host_device};
+static const kvpi_device_ops *const tables[] = {
+    &kvpi_fake_device,
+#ifdef HAVE_CUDA
+    &kvpi_cuda_device,
+#endif
+    &kvpi_host_device,
+};
 #define TABLE_COUNT (sizeof(tables) / sizeof(tables[0]))
 
 const kvpi_device_ops *kvpi_device_find(kvp_memory memory)

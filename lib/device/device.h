@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Memory kinds and streams behind one table: host, the CPU-played test device, later CUDA.
+ * Memory kinds and streams behind one table: host, the CPU-played test device, CUDA.
  *
  * The stream contract, made here because it is expensive to change:
  *   - A sender's data is ready when the work queued so far on the tensor's stream is done.  `record` notes that
@@ -46,6 +46,7 @@ typedef struct kvpi_export {
 	int fd;
 	uint64_t offset; /* of the exported pointer inside what the descriptor names */
 	uint64_t bytes;
+	uint64_t whole;  /* bytes of what the descriptor names: it is mapped whole or not at all */
 } kvpi_export;
 
 typedef struct kvpi_device_ops {
@@ -59,6 +60,15 @@ typedef struct kvpi_device_ops {
 	/* Device memory; what is in it is unspecified (the fake fills it with a poison pattern). */
 	kvp_status (*alloc)(int device, uint64_t bytes, void **ptr);
 	void (*free)(int device, void *ptr);
+
+	/* Makes the device ready for use by the library's threads: kernels, pools.  Slow the first time: the caller's thread,
+	 * before anything of that device is handed to a worker.  KVP_E_UNSUPPORTED: the process has no context there. */
+	kvp_status (*prepare)(int device);
+
+	/* Makes host memory that a plane copies through fast for the device, and back.  KVP_OK also where that means
+	 * nothing. */
+	kvp_status (*pin)(int device, void *ptr, uint64_t bytes);
+	void (*unpin)(int device, void *ptr);
 
 	/* A stream of the library's own (non-blocking against the default stream). */
 	kvp_status (*stream_new)(int device, void **stream);
@@ -96,7 +106,8 @@ typedef struct kvpi_device_ops {
 	void (*unimport)(int device, void *ptr, uint64_t bytes);
 } kvpi_device_ops;
 
-/* The table of a memory kind; NULL if this build or machine has none.  HOST always has one: its streams and events
+/* The table of a memory kind; NULL if this build has none (whether the machine has the device shows when it is
+ * used).  HOST always has one: its streams and events
  * are always done (record gives an event that is reached), copy copies at once. */
 const kvpi_device_ops *kvpi_device_find(kvp_memory memory);
 

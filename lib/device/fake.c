@@ -248,11 +248,34 @@ kvp_status kvpi_fake_write(void *ptr, const void *bytes, size_t len)
 	return KVP_OK;
 }
 
+static kvp_status fake_prepare(int device)
+{
+	(void)device;
+	return KVP_OK;
+}
+
+static kvp_status fake_pin(int device, void *ptr, uint64_t bytes)
+{
+	(void)device;
+	(void)ptr;
+	(void)bytes;
+	return KVP_OK;
+}
+
+static void fake_unpin(int device, void *ptr)
+{
+	(void)device;
+	(void)ptr;
+}
+
 const kvpi_device_ops kvpi_fake_device = {
     .size = sizeof(kvpi_fake_device),
     .name = "fake",
     .memory = KVP_MEMORY_FAKE,
     .owns = kvpi_fake_memory_owns,
+    .prepare = fake_prepare,
+    .pin = fake_pin,
+    .unpin = fake_unpin,
     .alloc = fake_alloc,
     .free = fake_free,
     .stream_new = kvpi_fake_stream_new,

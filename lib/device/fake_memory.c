@@ -165,6 +165,7 @@ kvp_status kvpi_fake_memory_export(void *ptr, uint64_t bytes, kvpi_export *out)
 	if (a != NULL) {
 		made.fd = fcntl(a->fd, F_DUPFD_CLOEXEC, 0);
 		made.offset = (uint64_t)((char *)ptr - a->user);
+		made.whole = a->mapped;
 	}
 	pthread_mutex_unlock(&mutex);
 	if (a == NULL)

@@ -171,11 +171,34 @@ static void host_unimport(int device, void *ptr, uint64_t bytes)
 	(void)bytes;
 }
 
+static kvp_status host_prepare(int device)
+{
+	(void)device;
+	return KVP_OK;
+}
+
+static kvp_status host_pin(int device, void *ptr, uint64_t bytes)
+{
+	(void)device;
+	(void)ptr;
+	(void)bytes;
+	return KVP_OK;
+}
+
+static void host_unpin(int device, void *ptr)
+{
+	(void)device;
+	(void)ptr;
+}
+
 const kvpi_device_ops kvpi_host_device = {
     .size = sizeof(kvpi_host_device),
     .name = "host",
     .memory = KVP_MEMORY_HOST,
     .owns = host_owns,
+    .prepare = host_prepare,
+    .pin = host_pin,
+    .unpin = host_unpin,
     .alloc = host_alloc,
     .free = host_free,
     .stream_new = host_stream_new,

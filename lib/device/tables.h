@@ -9,5 +9,8 @@
 
 extern const kvpi_device_ops kvpi_host_device;
 extern const kvpi_device_ops kvpi_fake_device;
+#ifdef HAVE_CUDA
+extern const kvpi_device_ops kvpi_cuda_device;
+#endif
 
 #endif

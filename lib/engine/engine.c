@@ -5,6 +5,7 @@
 #include "base/context.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "plane/spec.h"
 #include "share/broker.h"
 #include "wire/auth.h"
 
@@ -13,6 +14,8 @@
 
 #define STAGING_BYTES (UINT64_C(4) << 20)
 #define JOIN_MS 10000
+
+_Static_assert(KVPI_ENGINE_PLANES_MAX >= KVPI_PLANE_SPECS_MAX, "every plane that a list can name has a place");
 
 #define METRIC(kind, field, name, help) {name, help, KVPI_METRIC_##kind, offsetof(kvpi_engine, metrics.field)}
 
@@ -31,31 +34,12 @@ static const kvpi_metric metric_table[] = {
     METRIC(HISTOGRAM_BYTES, sent_size_bytes, "kvpipe_pipe_sent_size_bytes", "Payload of one tensor"),
 };
 
-static bool allowed(const char *list, const char *name)
-{
-	size_t len = strlen(name);
-
-	if (list == NULL || list[0] == '\0')
-		return true;
-	for (const char *at = list; *at != '\0'; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ','))
-		if (strcspn(at, ",") == len && memcmp(at, name, len) == 0)
-			return true;
-	return false;
-}
-
 kvp_status kvpi_engine_check_planes(const char *list)
 {
-	for (const char *at = list ? list : ""; *at != '\0'; at += strcspn(at, ",") + (at[strcspn(at, ",")] == ',')) {
-		char known[128] = "";
+	kvpi_plane_spec specs[KVPI_PLANE_SPECS_MAX];
+	size_t count;
 
-		if (kvpi_plane_find(at, strcspn(at, ",")) != NULL)
-			continue;
-		for (const kvpi_plane_ops *const *ops = kvpi_plane_registry(); *ops != NULL; ops++)
-			snprintf(known + strlen(known), sizeof(known) - strlen(known), " %s", (*ops)->name);
-		return kvpi_error(KVP_E_INVALID, "there is no data plane \"%.*s\"; there are:%s",
-		                  (int)strcspn(at, ","), at, known);
-	}
-	return KVP_OK;
+	return kvpi_plane_specs_parse(list, specs, &count);
 }
 
 static void wake(void *user)
@@ -89,25 +73,27 @@ static kvp_status open_planes(kvpi_engine *engine, const kvpi_engine_params *par
 	                                  .streams = params->tcp_streams,
 	                                  .checksum = params->checksum,
 	                                  .staging_bytes = STAGING_BYTES,
+	                                  .clock = engine->clock,
 	                                  .on_event = kvpi_link_plane_event,
 	                                  .wake = wake,
 	                                  .user = engine};
-	kvp_status status;
+	kvpi_plane_spec specs[KVPI_PLANE_SPECS_MAX];
+	size_t count;
+	kvp_status status = kvpi_plane_specs_parse(params->planes, specs, &count);
 
-	for (const kvpi_plane_ops *const *ops = kvpi_plane_registry(); *ops != NULL; ops++) {
+	if (status != KVP_OK)
+		return status;
+	for (size_t i = 0; i < count; i++) {
 		kvpi_engine_plane *plane = &engine->planes[engine->plane_count];
 
-		if (!allowed(params->planes, (*ops)->name) || engine->plane_count == KVPI_ENGINE_PLANES_MAX)
-			continue;
-		plane->ops = *ops;
-		status = (*ops)->open(&plane_params, &plane->plane, &plane->caps);
+		status = kvpi_plane_open(&specs[i], &plane_params, &plane->ops, &plane->plane, &plane->caps);
 		if (status == KVP_E_UNSUPPORTED) {
-			KVPI_LOG(INFO, "engine", "plane %s: %s", (*ops)->name, kvp_last_error());
+			KVPI_LOG(INFO, "engine", "plane %s: %s", specs[i].base->name, kvp_last_error());
 			continue;
 		}
 		if (status != KVP_OK)
 			return status;
-		engine->plane_names[engine->plane_count++] = kvpi_view_text((*ops)->name);
+		engine->plane_names[engine->plane_count++] = kvpi_view_text(specs[i].base->name);
 	}
 	if (engine->plane_count == 0)
 		return kvpi_error(KVP_E_NO_PLANE, "no data plane can be used on this machine");

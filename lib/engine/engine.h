@@ -44,6 +44,7 @@ typedef struct kvpi_link {
 	kvpi_session *session;
 	kvpi_engine_plane *plane;
 	kvpi_conn *conn;
+	bool met;                /* the connection has been up in this session */
 	bool conn_up, conn_lost; /* lost: to be hung up after the plane's progress call */
 	atomic_bool direct;      /* announcements and states go over the data connection; any thread may look */
 	unsigned char address[KVPI_PLANE_ADDRESS_MAX], token[KVPI_PLANE_TOKEN_BYTES];
@@ -57,6 +58,7 @@ typedef struct kvpi_link {
 	char text[KVPI_ERROR_MAX];
 	char peer[KVPI_SESSION_NAME_MAX];
 	char why[2048];
+	char way[160]; /* what the plane says of how the bytes go; "" = nothing */
 } kvpi_link;
 
 struct kvpi_engine {
@@ -127,7 +129,7 @@ typedef struct kvpi_engine_params {
 	const char *name;     /* for people */
 	const char *compat_text;
 	kvpi_listen listen;  /* where hub and planes listen */
-	const char *planes; /* comma-separated, "" = all */
+	const char *planes; /* as plane/spec.h has it, best first; "" = all */
 	int tcp_streams;
 	bool checksum;
 	int64_t poll_ns;    /* look for news this long before sleeping */
@@ -139,7 +141,7 @@ typedef struct kvpi_engine_params {
 	void *on_room_user;
 } kvpi_engine_params;
 
-/* KVP_E_INVALID when the comma-separated list names a plane that does not exist; "" and NULL mean all. */
+/* KVP_E_INVALID when the list of planes (plane/spec.h) makes no sense; "" and NULL mean all. */
 kvp_status kvpi_engine_check_planes(const char *list);
 
 /* Opens hub and planes.  KVP_E_NO_PLANE, system errors.  Returns owned. */

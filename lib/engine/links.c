@@ -80,6 +80,7 @@ void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t
 
 	link->session = NULL;
 	link->gone_ns = KVPI_NEVER;
+	link->met = false;
 	kvpi_link_drop(link); /* before the requests end: their memory must be quiet by then */
 	pthread_mutex_lock(&engine->mutex);
 	may_return = link == &engine->in && engine->in_may_return;
@@ -203,6 +204,7 @@ static kvp_status hub_hello(void *user, const kvpi_msg_hello *hello, kvpi_answer
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.hello"); /* a place to die at */
 	if (!link->used || !kvpi_view_equal(hello->service, kvpi_view_text(link->service)))
 		return kvpi_error(KVP_E_REFUSED, "%s does not wait for this caller (it may belong to an earlier run)",
 		                  engine->me.name);
@@ -259,6 +261,7 @@ static kvp_status hub_welcomed(void *user, kvpi_session *session, const kvpi_msg
 	kvpi_facts theirs;
 	kvp_status status;
 
+	(void)kvpi_fault("link.welcome"); /* a place to die at */
 	link->plane = find_plane(engine, welcome->plane);
 	if (link->plane == NULL)
 		return kvpi_error(KVP_E_PROTOCOL, "%s chose a data plane that was not offered", session->peer_name);
@@ -328,17 +331,23 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 	kvpi_link *link = event->conn_user;
 	int64_t now = kvpi_now(engine->clock);
 
+	(void)kvpi_fault("link.event"); /* a place to die at */
 	switch (event->kind) {
 	case KVPI_PLANE_CONNECTED:
 		link->backoff_ns = BACKOFF_FIRST_NS;
 		link->gone_ns = KVPI_NEVER;
+		link->met = true;
+		pthread_mutex_lock(&engine->mutex);
+		snprintf(link->way, sizeof(link->way), "%s", event->text == NULL ? "" : event->text);
+		pthread_mutex_unlock(&engine->mutex);
 		set_conn(link, true);
 		publish_if_up(link);
 		break;
 	case KVPI_PLANE_LOST:
 		KVPI_LOG(INFO, "engine", "data connection of %s lost: %s", link->service, event->text);
 		snprintf(link->lost_text, sizeof(link->lost_text), "%s", event->text);
-		if (event->final && link->gone_ns == KVPI_NEVER)
+		/* Who was never there is not gone: his address may be one that is not seen from here. */
+		if (event->final && link->met && link->gone_ns == KVPI_NEVER)
 			link->gone_ns = now + GOODBYE_NS;
 		set_conn(link, false);
 		/* An accepting end's connection waits for the peer to come back, if the plane can do that. */
@@ -432,6 +441,8 @@ void kvpi_link_dial(kvpi_engine *engine, int64_t now)
 	if (link->session != NULL)
 		kvpi_hub_hangup(engine->hub, link->session, KVP_E_CANCELED, "dialled again", now);
 	link->session = NULL;
+	link->gone_ns = KVPI_NEVER;
+	link->met = false;
 	kvpi_link_drop(link);
 	engine->hub_wanted = true;
 	status = kvpi_hub_dial(engine->hub, url, link->service, engine->plane_names, engine->plane_count, link, now,
@@ -536,6 +547,8 @@ static bool tx_announce(void *user, kvpi_tx_item *item, int64_t now)
 	kvpi_msg msg = {.id = KVPI_MSG_announce};
 	kvpi_msg_announce *announce = &msg.u.announce;
 
+	if (kvpi_fault("link.announce"))
+		return false;
 	announce->session = engine->out.session->id;
 	announce->seq = item->seq;
 	announce->dtype = (uint64_t)item->tensor->dtype;
@@ -562,6 +575,8 @@ static kvp_status tx_put(void *user, kvpi_tx_item *item, uint32_t attempt)
 
 	if (engine->out.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.put"))
+		return KVP_E_AGAIN;
 	kvpi_layout_of_tensor(item->tensor, &transfer.local);
 	engine->busy = true;
 	return engine->out.plane->ops->submit(engine->out.conn, &transfer);
@@ -651,6 +666,8 @@ static kvp_status rx_post(void *user, kvpi_rx_post *post, kvpi_transfer_id id)
 
 	if (engine->in.conn == NULL)
 		return KVP_E_PEER_LOST;
+	if (kvpi_fault("link.post"))
+		return KVP_E_AGAIN;
 	destination(post, &transfer.local);
 	engine->busy = true;
 	return engine->in.plane->ops->post_recv(engine->in.conn, &transfer);
@@ -671,6 +688,8 @@ static bool rx_state(void *user, const kvpi_msg_state *state, int64_t now)
 	kvpi_engine *engine = user;
 	kvpi_msg msg = {.id = KVPI_MSG_state};
 
+	if (kvpi_fault("link.state"))
+		return false;
 	msg.u.state = *state;
 	msg.u.state.session = engine->in.session->id;
 	return say(&engine->in, &msg, now);

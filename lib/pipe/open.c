@@ -73,9 +73,8 @@ static kvp_status check_options(kvp_pipe_options *options)
 		                  options->kv_port, options->kv_port_offset);
 	if (strcmp(device, "auto") != 0 && strcmp(device, "cpu") != 0 && strcmp(device, "cuda") != 0)
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: kv_buffer_device \"%s\" is not auto, cpu or cuda", device);
-	if (strcmp(device, "cuda") == 0)
-		return kvpi_error(KVP_E_UNSUPPORTED, "kvp_pipe_open: no data plane carries CUDA memory yet; "
-		                  "copy to host memory and use kv_buffer_device cpu");
+	if (strcmp(device, "cuda") == 0 && kvpi_device_find(KVP_MEMORY_CUDA) == NULL)
+		return kvpi_error(KVP_E_UNSUPPORTED, "kvp_pipe_open: this library was built without CUDA");
 	if (!is_name(options->name, 50))
 		return kvpi_error(KVP_E_INVALID, "kvp_pipe_open: name is not 1 to 50 letters, digits, '.', '-' or '_'");
 	for (size_t i = 0; i < 3; i++)

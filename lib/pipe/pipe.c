@@ -53,6 +53,10 @@ static kvp_status place(kvp_pipe *pipe, const kvpi_link *link, kvp_tensor *tenso
 	status = kvpi_device_resolve(tensor->data, &tensor->memory, &tensor->device);
 	if (status != KVP_OK)
 		return status;
+	if (tensor->memory != KVP_MEMORY_HOST)
+		status = kvpi_device_find(tensor->memory)->prepare(tensor->device); /* not on the worker: it may be slow */
+	if (status != KVP_OK)
+		return status;
 	if (pipe->host_only && tensor->memory != KVP_MEMORY_HOST)
 		return kvpi_error(KVP_E_UNSUPPORTED, "%s: device memory on a pipe with kv_buffer_device cpu", call);
 	if (plane != NULL && !(plane->caps.memories & (1u << tensor->memory)))
@@ -500,8 +504,12 @@ static void explain(kvpi_buf *out, const kvpi_link *link, const char *direction)
 	                link->status == KVP_OK ? "" : ", over: ", link->status == KVP_OK ? "" : link->text);
 	kvpi_buf_printf(out, "  control: on the %s\n",
 	                atomic_load(&link->direct) ? "data connection" : "session, the data connection is down");
-	for (const char *line = link->why; *line != '\0'; line += strcspn(line, "\n") + (line[strcspn(line, "\n")] != '\0'))
-		kvpi_buf_printf(out, "  %.*s\n", (int)strcspn(line, "\n"), line);
+	if (link->way[0] != '\0')
+		kvpi_buf_printf(out, "  bytes: %s\n", link->way);
+	for (size_t at = 0, len; link->why[at] != '\0'; at += len + (link->why[at + len] != '\0')) {
+		len = strcspn(link->why + at, "\n");
+		kvpi_buf_printf(out, "  %.*s\n", (int)len, link->why + at);
+	}
 }
 
 kvp_status kvp_pipe_explain(const kvp_pipe *pipe, char *text, size_t capacity, size_t *needed)

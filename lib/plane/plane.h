@@ -17,6 +17,7 @@
 #ifndef KVPI_PLANE_PLANE_H
 #define KVPI_PLANE_PLANE_H
 
+#include "base/clock.h"
 #include "base/hostid.h"
 #include "device/device.h"
 #include "device/layout.h"
@@ -50,7 +51,8 @@ typedef struct kvpi_plane_caps {
 } kvpi_plane_caps;
 
 typedef enum kvpi_event_kind {
-	KVPI_PLANE_CONNECTED, /* conn: both ends have shown the token */
+	KVPI_PLANE_CONNECTED, /* conn: both ends have shown the token; text: how the bytes go, where there is a choice, or
+	                         NULL */
 	KVPI_PLANE_LOST,      /* conn, status, text: no bytes flow any more; no SENT or RECEIVED follows for what was
 	                         outstanding, and its memory here is not touched any more.  The accepting end's conn
 	                         stays and may see CONNECTED again; the connecting end hangs up and connects anew */
@@ -84,6 +86,7 @@ typedef struct kvpi_plane_params {
 	int streams;           /* parallel connections per direction, where the plane has such; 1..16, 0 = 1 */
 	bool checksum;         /* carry a digest of every payload (wire/digest.h) and check it, where bytes cross a wire */
 	uint64_t staging_bytes; /* bound of bounce buffers for memory that the plane cannot reach directly */
+	const kvpi_clock *clock; /* for what waits for a time; outlives the plane; NULL: the real one */
 	void (*on_event)(void *user, const kvpi_plane_event *event);
 	void (*wake)(void *user); /* any thread: makes the worker call progress() soon */
 	void *user;
@@ -115,7 +118,7 @@ typedef struct kvpi_plane_ops {
 	kvp_status (*judge)(const kvpi_facts *mine, const kvpi_facts *theirs, char *why, size_t why_len);
 
 	/* Opens for one endpoint (listening, if it listens).  KVP_E_SYSTEM, KVP_E_NOMEM, KVP_E_UNSUPPORTED (this
-	 * machine cannot), KVP_E_INVALID (bind_host, staging_bytes). */
+	 * machine cannot), KVP_E_INVALID (bind_host, staging_bytes).  What is wrapped opens through spec.h only. */
 	kvp_status (*open)(const kvpi_plane_params *params, kvpi_plane **plane, kvpi_plane_caps *caps);
 	/* Hangs up everything.  Afterwards no memory of any transfer is touched by this end. */
 	void (*close)(kvpi_plane *plane);

@@ -316,11 +316,14 @@ kvp_status kvpi_shm_announce(kvpi_conn *conn, const kvpi_mem *memory)
 
 void kvpi_shm_forget_freed(kvpi_conn *conn)
 {
-	kvpi_shm_announced *entry = &conn->announced[conn->forget_next++ % KVPI_SHM_MEMORIES];
+	kvpi_shm_announced *entry = NULL;
 	kvpi_mem *memory;
 
-	if (!entry->used)
+	if (conn->state != KVPI_SHM_UP || conn->announced_bytes == 0)
 		return;
+	do
+		entry = &conn->announced[conn->forget_next++ % KVPI_SHM_MEMORIES];
+	while (!entry->used);
 	memory = kvpi_mem_find(conn->plane->params.context, entry->base, 1);
 	if (memory == NULL || memcmp(memory->id, entry->id, sizeof(entry->id)) != 0)
 		(void)forget(conn, entry);

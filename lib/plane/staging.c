@@ -25,7 +25,7 @@ kvp_status kvpi_staging_init(kvpi_staging *staging, uint64_t bytes)
 	slot_bytes = bytes / SLOTS_MIN < SLOT_BYTES ? bytes / SLOTS_MIN : SLOT_BYTES;
 	count = bytes / slot_bytes < SLOTS_MAX ? bytes / slot_bytes : SLOTS_MAX;
 
-	*staging = (kvpi_staging){.slot_bytes = slot_bytes};
+	*staging = (kvpi_staging){.slot_bytes = slot_bytes, .bytes = count * slot_bytes};
 	staging->slots = kvpi_calloc(count, sizeof(*staging->slots));
 	staging->memory = kvpi_malloc(count * slot_bytes);
 	if (staging->slots == NULL || staging->memory == NULL) {
@@ -52,6 +52,8 @@ void kvpi_staging_fini(kvpi_staging *staging)
 	if (staging->leaked)
 		return;
 	kvpi_streams_fini(&staging->streams);
+	if (staging->pinned_by != NULL)
+		staging->pinned_by->unpin(staging->pinned_device, staging->memory);
 	free(staging->slots);
 	free(staging->memory);
 }
@@ -90,6 +92,16 @@ uint64_t kvpi_staging_chunk(const kvpi_staging *staging, const kvpi_layout *layo
 	return run * RUNS_MAX;
 }
 
+/* Copies from and to plain memory hold up the thread that queues them.  Pinning fails where locked memory is limited:
+ * then they are slow. */
+static void pin(kvpi_staging *staging, const kvpi_stream *stream)
+{
+	if (staging->pinned_by != NULL || stream->ops->pin(stream->device, staging->memory, staging->bytes) != KVP_OK)
+		return;
+	staging->pinned_by = stream->ops;
+	staging->pinned_device = stream->device;
+}
+
 /* Queues the copies between the slot and device memory; what was queued is under way also when this fails. */
 static kvp_status launch(kvpi_staging *staging, kvpi_slot *slot, const kvpi_layout *layout)
 {
@@ -103,6 +115,7 @@ static kvp_status launch(kvpi_staging *staging, kvpi_slot *slot, const kvpi_layo
 
 	if (status != KVP_OK)
 		return status;
+	pin(staging, stream);
 	while (offset < end && status == KVP_OK) {
 		struct iovec runs[PIECES];
 		kvpi_piece pieces[PIECES];

@@ -31,6 +31,9 @@ typedef struct kvpi_staging {
 	kvpi_slot *slots;
 	char *memory;
 	uint64_t slot_bytes;
+	uint64_t bytes;
+	const kvpi_device_ops *pinned_by; /* NULL: no */
+	int pinned_device;
 	bool leaked; /* a copy may still write into `memory` */
 } kvpi_staging;
 

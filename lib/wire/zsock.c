@@ -15,6 +15,8 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 #include <zmq.h>
 
 #define LINGER_MS 200
@@ -180,6 +182,29 @@ static bool set_options(kvpi_zsock *sock, size_t max_frame, kvpi_zdown down, boo
 	                     : set_int(sock, ZMQ_IMMEDIATE, down == KVPI_ZDOWN_REFUSE));
 }
 
+/*
+ * libzmq aborts the process when it finds no descriptor for an epoll set or an eventfd while its threads start, and they
+ * start with the first socket.  So there must be room for all that a context takes; other threads may still be quicker.
+ */
+static kvp_status check_descriptors(const kvpi_zctx *ctx)
+{
+	const int count = 2 * (zmq_ctx_get(ctx->zmq, ZMQ_IO_THREADS) + 1) + 2; /* threads and reaper; socket, context */
+	int fds[2 * (8 + 1) + 2];
+	int made = 0;
+	kvp_status status = KVP_OK;
+
+	while (made < count && status == KVP_OK) {
+		fds[made] = eventfd(0, EFD_CLOEXEC);
+		if (fds[made] < 0)
+			status = kvpi_error_errno("no room for the descriptors of a ZeroMQ socket");
+		else
+			made++;
+	}
+	while (made > 0)
+		close(fds[--made]);
+	return status;
+}
+
 /* A socket with its options set, neither bound nor connected. */
 static kvp_status socket_new(
     kvpi_zctx *ctx, bool router, size_t max_frame, kvpi_zdown down, bool ipv6, kvpi_zsock **sock)
@@ -189,6 +214,11 @@ static kvp_status socket_new(
 
 	if (made == NULL)
 		return kvpi_error_nomem("a socket");
+	status = check_descriptors(ctx);
+	if (status != KVP_OK) {
+		free(made);
+		return status;
+	}
 	made->ctx = ctx;
 	made->router = router;
 	made->zmq = kvpi_fault("zsock.socket")

@@ -6,15 +6,22 @@
 #include "device/fake.h"
 #include "kit/kit.h"
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* What the suite runs beside each plane as it comes. */
+/* How the suite runs over each plane of the registry.  What the wrapper fault does here is what plane.h allows any
+ * plane to do: nobody must notice. */
+static const char *const ways[] = {"%s", "fault(%s; seed=3; delay=200us; reorder=200; again=100)", "trace(%s)"};
+#define WAYS ((int)(sizeof(ways) / sizeof(ways[0])))
+
+/* What it runs over besides. */
 static const struct {
 	const char *name;
 	rig_settings settings;
 } extra[] = {
     {"tcp", {.streams = 4, .checksum = true}},
+    {"trace(fault(self; seed=5; delay=100us))", {.streams = 0}},
 };
 #define EXTRA ((int)(sizeof(extra) / sizeof(extra[0])))
 
@@ -29,18 +36,7 @@ static int registered(void)
 
 int rig_plane_count(void)
 {
-	return registered() + EXTRA;
-}
-
-/* The plane of that number, and how it is opened. */
-static const kvpi_plane_ops *plane_at(int index, rig_settings *settings)
-{
-	const int count = registered();
-
-	ck_assert_int_lt(index, count + EXTRA);
-	*settings = index < count ? (rig_settings){.streams = 0} : extra[index - count].settings;
-	return index < count ? kvpi_plane_registry()[index]
-	                     : kvpi_plane_find(extra[index - count].name, strlen(extra[index - count].name));
+	return WAYS * registered() + EXTRA;
 }
 
 int rig_plane_find(const char *name)
@@ -51,6 +47,50 @@ int rig_plane_find(const char *name)
 		index++;
 	return index;
 }
+
+/* ---- by chance refused ---- */
+
+#define TRIES 30 /* that all of them are refused by chance happens once in 10^30 */
+
+static kvpi_plane_ops real, table; /* one kind of plane for each test, which is a process */
+
+static kvp_status submit(kvpi_conn *conn, const kvpi_transfer *transfer)
+{
+	kvp_status status = KVP_E_AGAIN;
+
+	for (int i = 0; i < TRIES && status == KVP_E_AGAIN; i++)
+		status = real.submit(conn, transfer);
+	return status;
+}
+
+static kvp_status post_recv(kvpi_conn *conn, const kvpi_transfer *transfer)
+{
+	kvp_status status = KVP_E_AGAIN;
+
+	for (int i = 0; i < TRIES && status == KVP_E_AGAIN; i++)
+		status = real.post_recv(conn, transfer);
+	return status;
+}
+
+static kvp_status notify(kvpi_conn *conn, const void *data, size_t len)
+{
+	kvp_status status = KVP_E_AGAIN;
+
+	for (int i = 0; i < TRIES && status == KVP_E_AGAIN; i++)
+		status = real.notify(conn, data, len);
+	return status;
+}
+
+static const kvpi_plane_ops *patient(const kvpi_plane_ops *ops)
+{
+	real = table = *ops;
+	table.submit = submit;
+	table.post_recv = post_recv;
+	table.notify = notify;
+	return &table;
+}
+
+/* ---- endpoints ---- */
 
 static void on_event(void *user, const kvpi_plane_event *event)
 {
@@ -90,26 +130,45 @@ static void open_end(rig *r, rig_end *end, rig_settings settings, uint64_t stagi
 	    .wake = wake,
 	    .user = end};
 
-	end->ops = r->ops;
+	const kvpi_plane_ops *ops;
+
 	KIT_OK(kvpi_wakeup_init(&end->wakeup));
-	KIT_OK(r->ops->open(&params, &end->plane, &end->caps));
+	KIT_OK(rig_open(r, &params, &ops, &end->plane, &end->caps));
+	end->ops = r->ops = patient(ops);
+}
+
+kvp_status rig_open(const rig *r, const kvpi_plane_params *params, const kvpi_plane_ops **ops, kvpi_plane **plane,
+    kvpi_plane_caps *caps)
+{
+	return kvpi_plane_open(&r->spec, params, ops, plane, caps);
 }
 
 rig *rig_new(int index, uint64_t staging_bytes)
 {
-	rig_settings settings;
-	const kvpi_plane_ops *ops = plane_at(index, &settings);
+	const int count = registered();
+	char name[128];
 
-	return rig_new_of(ops, settings, settings, staging_bytes);
+	ck_assert_int_lt(index, rig_plane_count());
+	if (index >= WAYS * count) {
+		index -= WAYS * count;
+		return rig_new_of(extra[index].name, extra[index].settings, extra[index].settings, staging_bytes);
+	}
+	snprintf(name, sizeof(name), ways[index / count], kvpi_plane_registry()[index % count]->name);
+	return rig_new_of(name, (rig_settings){.streams = 0}, (rig_settings){.streams = 0}, staging_bytes);
 }
 
-rig *rig_new_of(const kvpi_plane_ops *ops, rig_settings a, rig_settings b, uint64_t staging_bytes)
+rig *rig_new_of(const char *name, rig_settings a, rig_settings b, uint64_t staging_bytes)
 {
 	static uint64_t number;
 	rig *r = calloc(1, sizeof(*r));
+	kvpi_plane_spec specs[KVPI_PLANE_SPECS_MAX];
+	size_t count;
 
 	ck_assert_ptr_nonnull(r);
-	r->ops = ops;
+	snprintf(r->list, sizeof(r->list), "%s", name);
+	KIT_OK(kvpi_plane_specs_parse(r->list, specs, &count));
+	ck_assert_uint_eq(count, 1);
+	r->spec = specs[0];
 	r->budget = RIG_BUDGET;
 	kit_random_fill(r->token, sizeof(r->token), ++number);
 	KIT_OK(kvpi_context_hold(NULL, &r->context));

@@ -61,8 +61,13 @@ until_true () {
 }
 
 has_ended () {
-  # A child that has ended and was not waited for is still there, as a zombie.
-  case $(cut -d ')' -f 2 "/proc/$1/stat" 2>/dev/null) in '' | ' Z'*) return 0 ;; *) return 1 ;; esac
+  # One that has ended is a zombie until this shell collects it, which it may do at any time; from then on the number
+  # may belong to somebody else's process.
+  read -r has_ended_state has_ended_parent has_ended_rest <<EOF
+$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null)
+EOF
+  : "$has_ended_rest"
+  [ "${has_ended_state:-Z}" = Z ] || [ "$has_ended_parent" != $$ ]
 }
 
 # wait_exit NAME: its exit status in $status

@@ -135,6 +135,8 @@ START_TEST(a_guest_may_come_before_it_is_expected)
 	KIT_OK(kvpi_broker_expect(a.broker, token_b, &other));
 	KIT_OK(kvpi_broker_expect(a.broker, token_a, &accepting));
 	KIT_STATUS(kvpi_broker_expect(a.broker, token_b, &other), KVP_E_CONFLICT);
+	side_step(&b); /* answered without a step: nothing would have woken that end */
+	ck_assert_int_eq(kvpi_channel_state_of(connecting), KVPI_CHANNEL_UP);
 	settle(&b, &a);
 	ck_assert_int_eq(kvpi_channel_state_of(accepting), KVPI_CHANNEL_UP);
 	ck_assert_int_eq(kvpi_channel_state_of(connecting), KVPI_CHANNEL_UP);
@@ -523,7 +525,7 @@ START_TEST(an_unusable_directory_leaves_the_abstract_name)
 	ck_assert_int_eq(mkdir(target, 0700), 0);
 	ck_assert_int_eq(symlink(target, path), 0);
 	check_fallback(path);
-	ck_assert_uint_eq(sockets_in(target), 0);
+	KIT_STATUS(kvpi_rundir_open(&dir), KVP_E_SYSTEM);
 	ck_assert_int_eq(chmod(target, 0770), 0);
 	check_fallback(target); /* others may write */
 	KIT_STATUS((setenv("KVPIPE_RUN_DIR", target, 1), kvpi_rundir_open(&dir)), KVP_E_SYSTEM);

@@ -152,10 +152,10 @@ START_TEST(pointers_are_told_apart)
 	KIT_OK(kvpi_device_resolve(NULL, &memory, &device));
 	ck_assert_int_eq(memory, KVP_MEMORY_HOST);
 	memory = KVP_MEMORY_CUDA;
-	KIT_STATUS(kvpi_device_resolve(ptr, &memory, &device), KVP_E_UNSUPPORTED);
+	KIT_STATUS(kvpi_device_resolve(ptr, &memory, &device),
+	    kvpi_device_find(KVP_MEMORY_CUDA) != NULL ? KVP_E_INVALID : KVP_E_UNSUPPORTED);
 	memory = (kvp_memory)42;
 	KIT_STATUS(kvpi_device_resolve(ptr, &memory, &device), KVP_E_UNSUPPORTED);
-	ck_assert_ptr_null(kvpi_device_find(KVP_MEMORY_CUDA));
 	ck_assert_ptr_eq(kvpi_device_find(KVP_MEMORY_FAKE), dev);
 	dev->free(0, ptr);
 	dev->free(3, other);
@@ -733,9 +733,15 @@ END_TEST
 
 /* ---- life ---- */
 
+/* A thread that was joined may be listed a moment longer. */
+static bool threads_are(void *user)
+{
+	return kit_thread_count() == *(const size_t *)user;
+}
+
 START_TEST(the_thread_lives_as_long_as_something_does)
 {
-	const size_t threads = kit_thread_count();
+	size_t threads = kit_thread_count();
 
 	for (int round = 0; round < 20; round++) {
 		void *ptr = alloc(1), *s = stream();
@@ -744,7 +750,7 @@ START_TEST(the_thread_lives_as_long_as_something_does)
 		dev->free(0, ptr);
 		ck_assert_uint_eq(kit_thread_count(), threads + 1);
 		dev->stream_free(0, s);
-		ck_assert_uint_eq(kit_thread_count(), threads);
+		kit_wait_until(threads_are, &threads, 10000);
 	}
 }
 END_TEST

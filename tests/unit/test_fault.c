@@ -117,6 +117,25 @@ START_TEST(a_mistake_in_a_test_aborts)
 }
 END_TEST
 
-KIT_MAIN("fault", nothing_armed_nothing_fails, the_nth_pass_and_count_of_them_fail,
+static volatile sig_atomic_t signals;
+
+static void count_signal(int number)
+{
+	signals += number == SIGUSR1;
+}
+
+START_TEST(the_nth_pass_sends_a_signal)
+{
+	signal(SIGUSR1, count_signal);
+	kvpi_fault_arm_signal("x", 3, SIGUSR1);
+	for (int i = 0; i < 5; i++) {
+		ck_assert(!kvpi_fault("x"));
+		ck_assert_int_eq(signals, i >= 2);
+	}
+	ck_assert_uint_eq(kvpi_fault_passes("x"), 5);
+}
+END_TEST
+
+KIT_MAIN("fault", the_nth_pass_sends_a_signal, nothing_armed_nothing_fails, the_nth_pass_and_count_of_them_fail,
     count_zero_is_for_ever, large_numbers_do_not_wrap, arming_again_starts_anew,
     threads_share_one_count, a_mistake_in_a_test_aborts)

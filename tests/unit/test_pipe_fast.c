@@ -16,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PLANES 2
-static const char *const planes[PLANES] = {"self", "tcp"};
+#define PLANES 3
+static const char *const planes[PLANES] = {"self", "tcp", "shm"};
 
 static kvp_tensor bytes_tensor(void *data, size_t len)
 {
