@@ -192,7 +192,7 @@ void bench_pool_free(bench_pool *pool)
 {
 	for (uint64_t i = 0; i < pool->count; i++) {
 		if (pool->shared)
-			kvp_mem_free(pool->item[i]);
+			kvp_mem_free(NULL, pool->item[i]);
 		else
 			free(pool->item[i]);
 	}

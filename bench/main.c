@@ -24,6 +24,7 @@ static const struct {
 } subcommands[] = {
     {"pipe", bench_pipe, "two processes and a pipe: latency, throughput, the price of posting"},
     {"planes", bench_planes, "every data plane with contiguous, strided and many small tensors"},
+    {"store", bench_store, "the store beside a bare ZeroMQ echo and Redis; barriers and all-gathers"},
 };
 #define SUBCOMMANDS (sizeof(subcommands) / sizeof(subcommands[0]))
 

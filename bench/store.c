@@ -3,30 +3,23 @@
  * kvpipe-bench store: what the store costs beside a bare ZeroMQ echo of the same frame sizes and, where it is
  * installed, Redis; and how barrier and all-gather grow with the number of processes.
  *
- * Every server and every client is a process of its own.  Peers are measured in turns within each repeat, so
- * that a machine that slows down slows all of them; a ratio is taken within a repeat, and the median of the
- * repeats is reported with its range.
+ * Every server and every client is a process of its own.
  */
 #include "bare_echo.h"
+#include "bare_redis.h"
 #include "bench.h"
-#include "redis.h"
-#include <getopt.h>
-#include <jansson.h>
-#include <kvpipe/kvpipe.h>
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
-#include <sys/wait.h>
-#include <signal.h>
-#include <time.h>
 #include <unistd.h>
 
 #define KEY "bench/key/of/24/bytes/01"
-#define REPEATS_MAX 64
-#define WORKERS_MAX 1024
+#define CLIENTS_MAX 256
 #define WARM_UP 200
+#define LONG_MS 60000
+#define SERVERS_LIVE_S 86400 /* they end with the bench */
 
 /*
  * What the store's frames have beside key and value: array, id, map, the fields' keys and heads, a request id of
@@ -37,8 +30,7 @@
 #define GET_ASK (18 + sizeof(KEY) - 1)
 #define GET_ANSWER(value) (25 + (value))
 
-enum { PEER_STORE, PEER_BARE, PEER_REDIS, PEERS };
-static const char *const peer_names[PEERS] = {"kvpipe", "bare", "redis"};
+typedef enum bench_peer { PEER_STORE, PEER_BARE, PEER_REDIS } bench_peer;
 
 enum { OP_SET, OP_GET, OPS };
 static const char *const op_names[OPS] = {"set", "get"};
@@ -49,88 +41,71 @@ static const size_t value_sizes[] = {64, 4096};
 static const int group_sizes[] = {16, 32, 64, 128, 256};
 #define GROUPS (sizeof(group_sizes) / sizeof(group_sizes[0]))
 
-typedef struct settings {
-	int repeats, clients, calls, window_ms, rounds, group_max;
-	bool groups_only, calls_only;
-} settings;
-
 typedef struct servers {
-	pid_t pids[PEERS];
+	bench_child store, bare;
 	char store_url[64], bare_url[64];
+	pid_t redis; /* -1: there is none */
 	int redis_port;
 } servers;
 
+typedef struct store_bench {
+	bench_run run;
+	servers servers;
+	int clients, calls, window_ms, rounds, group_max;
+} store_bench;
+
 /* ---- servers ------------------------------------------------------------------------------------ */
 
-/* Of a child that has said where it is found: url is read from it.  Dies with this process. */
-static pid_t start_server(void (*serve)(int out), char *url, size_t size)
-{
-	int ends[2];
-	pid_t pid;
-	ssize_t n;
-
-	if (pipe(ends) != 0)
-		return -1;
-	pid = fork();
-	if (pid == 0) {
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(ends[0]);
-		serve(ends[1]);
-		_exit(1);
-	}
-	close(ends[1]);
-	n = read(ends[0], url, size - 1);
-	close(ends[0]);
-	if (n <= 0) {
-		redis_stop(pid);
-		return -1;
-	}
-	url[n] = 0;
-	return pid;
-}
-
-static void serve_store(int out)
+/* Says its url, 64 bytes, then serves until it is killed. */
+static int serve_store(void *user, int in, int out)
 {
 	kvp_store_server *server;
+	char url[64] = "", byte;
 
+	(void)user;
 	if (kvp_store_server_start(NULL, NULL, &server) != KVP_OK)
-		_exit(1);
-	if (write(out, kvp_store_server_url(server), strlen(kvp_store_server_url(server))) < 0)
-		_exit(1);
-	for (;;)
-		pause();
+		return 1;
+	snprintf(url, sizeof(url), "%s", kvp_store_server_url(server));
+	if (!bench_write_all(out, url, sizeof(url)))
+		return 1;
+	return bench_read_all(in, &byte, 1);
 }
 
-static void serve_bare(int out)
+static int serve_bare(void *user, int in, int out)
 {
-	char url[64];
+	char url[64] = "";
 	bare_server *server = bare_server_new(url, sizeof(url));
 
-	if (server == NULL || write(out, url, strlen(url)) < 0)
-		_exit(1);
+	(void)user;
+	(void)in;
+	if (server == NULL || !bench_write_all(out, url, sizeof(url)))
+		return 1;
 	bare_server_run(server);
+	return 1;
 }
 
-static int start_servers(servers *s)
+static bool start_servers(store_bench *bench)
 {
-	s->pids[PEER_STORE] = start_server(serve_store, s->store_url, sizeof(s->store_url));
-	s->pids[PEER_BARE] = start_server(serve_bare, s->bare_url, sizeof(s->bare_url));
-	s->pids[PEER_REDIS] = redis_start(&s->redis_port);
-	if (s->pids[PEER_REDIS] < 0)
-		fprintf(stderr, "store: there is no redis-server here, Redis is not measured\n");
-	return s->pids[PEER_STORE] > 0 && s->pids[PEER_BARE] > 0 ? 0 : -1;
-}
+	servers *s = &bench->servers;
+	bench_run run = bench->run;
 
-static void stop_servers(servers *s)
-{
-	for (int i = 0; i < PEERS; i++)
-		redis_stop(s->pids[i]);
+	run.timeout_s = SERVERS_LIVE_S;
+	if (!bench_spawn(&run, &s->store, "store", serve_store, NULL) ||
+	    !bench_hear(&s->store, s->store_url, sizeof(s->store_url)) ||
+	    !bench_spawn(&run, &s->bare, "bare echo", serve_bare, NULL) ||
+	    !bench_hear(&s->bare, s->bare_url, sizeof(s->bare_url)))
+		return false;
+	s->redis = redis_start(&s->redis_port);
+	if (s->redis < 0)
+		bench_note(&bench->run, "there is no redis-server here, so Redis is not measured");
+	return true;
 }
 
 /* ---- one call ----------------------------------------------------------------------------------- */
 
 typedef struct client {
-	int peer, op;
+	bench_peer peer;
+	int op;
 	size_t size;
 	kvp_store *store;
 	bare_client *bare;
@@ -158,12 +133,12 @@ static int call(client *c)
 }
 
 /* Connects, and sets what a get finds. */
-static int client_init(client *c, const servers *s, int peer, int op, size_t size)
+static int client_init(client *c, const servers *s, bench_peer peer, int op, size_t size)
 {
 	*c = (client){.peer = peer, .op = op, .size = size, .redis = -1, .value = malloc(size)};
 	if (c->value == NULL)
 		return -1;
-	bench_random(c->value, size, 1);
+	bench_fill(c->value, size, 1);
 	switch (peer) {
 	case PEER_BARE:
 		c->bare = bare_client_new(s->bare_url);
@@ -178,228 +153,179 @@ static int client_init(client *c, const servers *s, int peer, int op, size_t siz
 	}
 }
 
-/* ---- workers: processes that say when they are ready, wait for the word, and report a number ------ */
+/* ---- crowds: processes that say when they are ready, begin together, and report a figure ------------- */
 
-typedef struct job {
-	const settings *set;
-	const servers *servers;
-	int peer, op;
+typedef struct crowd {
+	store_bench *bench;
+	double (*work)(const struct crowd *crowd, int in, int out); /* the figure; negative: it failed */
+	bench_peer peer;
+	int op;
 	size_t size;
 	int rank, count;
-} job;
-
-/* Reports 1 when ready, then reads a byte, then works.  The result, or negative on failure. */
-typedef double work_fn(const job *job, int go, int out);
-
-/*
- * Forks count workers, lets them begin together, and gets their results.  0, or -1 when one failed.
- */
-static int run_workers(work_fn *work, job job, int count, double *results)
-{
-	int ready[2], go[2], out[2], rc = 0;
-	double result[2];
-	char byte;
-
-	if (pipe(ready) != 0 || pipe(go) != 0 || pipe(out) != 0)
-		return -1;
-	for (int i = 0; i < count; i++) {
-		const pid_t pid = fork();
-
-		if (pid < 0)
-			return -1;
-		if (pid > 0)
-			continue;
-		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		close(ready[0]);
-		close(go[1]);
-		close(out[0]);
-		job.rank = i;
-		job.count = count;
-		result[0] = i;
-		result[1] = work(&job, go[0], ready[1]);
-		_exit(write(out[1], result, sizeof(result)) != (ssize_t)sizeof(result));
-	}
-	close(ready[1]);
-	close(out[1]);
-	close(go[0]);
-	for (int i = 0; i < count; i++)
-		if (read(ready[0], &byte, 1) != 1) {
-			rc = -1;
-			break;
-		}
-	close(go[1]); /* the word */
-	for (int i = 0; i < count; i++)
-		results[i] = -1;
-	while (read(out[0], result, sizeof(result)) == (ssize_t)sizeof(result))
-		results[(int)result[0]] = result[1];
-	close(ready[0]);
-	close(out[0]);
-	while (wait(NULL) > 0 || 0)
-		if (--count == 0)
-			break;
-	return rc;
-}
+	bool sums; /* the value is the sum of all figures, not the first one */
+} crowd;
 
 /* Says ready and waits for the word. */
-static void line_up(int go, int ready)
+static bool line_up(int in, int out)
 {
 	char byte = 1;
 
-	if (write(ready, &byte, 1) != 1 || read(go, &byte, 1) < 0)
-		_exit(1);
-	close(ready);
+	return bench_write_all(out, &byte, 1) && bench_read_all(in, &byte, 1);
+}
+
+static int be_one(void *user, int in, int out)
+{
+	const crowd *c = user;
+	const double figure = c->work(c, in, out);
+
+	return figure >= 0 && bench_write_all(out, &figure, sizeof(figure)) ? 0 : 1;
+}
+
+/* A bench_measure. */
+static bool measure_crowd(void *user, double *value)
+{
+	crowd *c = user;
+	bench_child children[CLIENTS_MAX];
+	bool good = true;
+	double figure;
+	char byte;
+
+	*value = 0;
+	for (c->rank = 0; c->rank < c->count; c->rank++)
+		if (!bench_spawn(&c->bench->run, &children[c->rank], "client", be_one, c))
+			return false; /* the others are killed at the end */
+	for (int i = 0; i < c->count && good; i++)
+		good = bench_hear(&children[i], &byte, 1);
+	for (int i = 0; i < c->count && good; i++)
+		good = bench_tell(&children[i], &byte, 1);
+	for (int i = 0; i < c->count && good; i++) {
+		good = bench_hear(&children[i], &figure, sizeof(figure));
+		if (good && (i == 0 || c->sums))
+			*value += figure;
+	}
+	for (int i = 0; i < c->count && good; i++)
+		good = bench_join(&children[i]);
+	return good;
 }
 
 /* The median time of one call, in microseconds. */
-static double work_latency(const job *job, int go, int ready)
+static double work_latency(const crowd *job, int in, int out)
 {
-	const int calls = job->set->calls;
-	double *us = calloc((size_t)calls, sizeof(*us)), median;
+	const int calls = job->bench->calls;
+	double *us = calloc((size_t)calls, sizeof(*us)), median = -1;
 	client c;
 
-	if (us == NULL || client_init(&c, job->servers, job->peer, job->op, job->size) != 0)
-		return -1;
+	if (us == NULL || client_init(&c, &job->bench->servers, job->peer, job->op, job->size) != 0)
+		goto out;
 	for (int i = 0; i < WARM_UP; i++)
 		if (call(&c) != 0)
-			return -1;
-	line_up(go, ready);
+			goto out;
+	if (!line_up(in, out))
+		goto out;
 	for (int i = 0; i < calls; i++) {
-		const double begin = bench_now_s();
+		const int64_t begin_ns = bench_now_ns();
 
 		if (call(&c) != 0)
-			return -1;
-		us[i] = (bench_now_s() - begin) * 1e6;
+			goto out;
+		us[i] = (double)(bench_now_ns() - begin_ns) * 1e-3;
 	}
-	median = bench_percentile(us, (size_t)calls, 50);
+	median = bench_quantile(us, (size_t)calls, 0.5);
+out:
 	free(us);
 	return median;
 }
 
 /* Calls within the window, per second. */
-static double work_throughput(const job *job, int go, int ready)
+static double work_throughput(const crowd *job, int in, int out)
 {
-	double begin, now;
+	int64_t begin_ns, spent_ns;
 	long calls = 0;
 	client c;
 
-	if (client_init(&c, job->servers, job->peer, job->op, job->size) != 0 || call(&c) != 0)
+	if (client_init(&c, &job->bench->servers, job->peer, job->op, job->size) != 0 || call(&c) != 0 ||
+	    !line_up(in, out))
 		return -1;
-	line_up(go, ready);
-	begin = bench_now_s();
+	begin_ns = bench_now_ns();
 	do {
 		if (call(&c) != 0)
 			return -1;
 		calls++;
-		now = bench_now_s();
-	} while (now - begin < job->set->window_ms / 1000.0);
-	return (double)calls / (now - begin);
+		spent_ns = bench_now_ns() - begin_ns;
+	} while (spent_ns < (int64_t)job->bench->window_ms * 1000000);
+	return (double)calls / ((double)spent_ns * 1e-9);
 }
 
-/* Time of one round, in microseconds: op 0 is a barrier, 1 an all-gather of `size` bytes. */
-static double work_group(const job *job, int go, int ready)
+/* One round: op 0 is a barrier, 1 an all-gather of `size` bytes. */
+static bool one_round(const crowd *job, kvp_group *group, const char *part, kvp_bytes *all)
 {
-	const int rounds = job->set->rounds;
+	if (job->op == 0)
+		return kvp_group_barrier(group, LONG_MS) == KVP_OK || bench_failed("barrier");
+	if (kvp_group_all_gather(group, part, job->size, all, LONG_MS) != KVP_OK)
+		return bench_failed("all-gather");
+	for (int i = 0; i < job->count; i++)
+		kvp_bytes_free(&all[i]);
+	return true;
+}
+
+/* The time of one round, in microseconds. */
+static double work_group(const crowd *job, int in, int out)
+{
 	kvp_bytes *all = calloc((size_t)job->count, sizeof(*all));
-	kvp_group_options options;
 	char *part = malloc(job->size + 1);
-	kvp_group *group;
-	kvp_store *store;
-	double begin = 0;
+	kvp_group_options options;
+	kvp_group *group = NULL;
+	kvp_store *store = NULL;
+	int64_t begin_ns = 0, spent_ns;
 
 	kvp_group_options_init(&options);
 	options.name = "bench";
 	options.rank = job->rank;
 	options.world_size = job->count;
-	line_up(go, ready); /* first: they meet by the group itself */
-	if (part == NULL || all == NULL ||
-	    kvp_store_open(NULL, job->servers->store_url, NULL, 60000, &store) != KVP_OK ||
-	    kvp_group_open(store, &options, 60000, &group) != KVP_OK) {
-		fprintf(stderr, "store: rank %d: %s\n", job->rank, kvp_last_error());
+	/* First: they meet by the group itself. */
+	if (part == NULL || all == NULL || !line_up(in, out))
+		return -1;
+	bench_fill(part, job->size + 1, job->bench->run.seed + (uint64_t)job->rank);
+	if (kvp_store_open(NULL, job->bench->servers.store_url, NULL, LONG_MS, &store) != KVP_OK ||
+	    kvp_group_open(store, &options, LONG_MS, &group) != KVP_OK) {
+		bench_failed("a group");
 		return -1;
 	}
-	bench_random(part, job->size + 1, (uint64_t)job->rank);
-	for (int i = -2; i < rounds; i++) {
+	for (int i = -2; i < job->bench->rounds; i++) {
 		if (i == 0)
-			begin = bench_now_s();
-		const kvp_status status = job->op == 0 ? kvp_group_barrier(group, 60000)
-		                                       : kvp_group_all_gather(group, part, job->size, all, 60000);
-		if (status != KVP_OK) {
-			fprintf(stderr, "store: rank %d: %s\n", job->rank, kvp_last_error());
+			begin_ns = bench_now_ns();
+		if (!one_round(job, group, part, all))
 			return -1;
-		}
-		for (int r = 0; job->op != 0 && r < job->count; r++)
-			kvp_bytes_free(&all[r]);
 	}
-	const double us = (bench_now_s() - begin) * 1e6 / rounds;
+	spent_ns = bench_now_ns() - begin_ns;
 	/* Nobody goes while others may still ask. */
-	kvp_group_barrier(group, 60000);
+	kvp_group_barrier(group, LONG_MS);
 	kvp_group_free(group);
 	kvp_store_free(store);
 	free(part);
 	free(all);
-	return us;
+	return (double)spent_ns * 1e-3 / job->bench->rounds;
 }
 
 /* ---- calls --------------------------------------------------------------------------------------- */
 
-static json_t *spread(const double *values, int count)
+/* One client: the median time of a call.  Several: the calls of all, per second. */
+static bool measure_calls(store_bench *bench, int op, size_t size, int clients, bench_peer against)
 {
-	double sorted[REPEATS_MAX];
+	const bool one = clients == 1;
+	crowd ours = {.bench = bench, .work = one ? work_latency : work_throughput, .peer = PEER_STORE, .op = op,
+	    .size = size, .count = clients, .sums = !one}, theirs = ours;
+	bench_result result = {.name = op_names[op], .unit = one ? "us" : "1/s",
+	    .peer_name = against == PEER_BARE ? "bare ZeroMQ echo" : "Redis",
+	    .parameters = json_pack("{s:I, s:i}", "bytes", (json_int_t)size, "clients", clients),
+	    .goal = against != PEER_BARE ? BENCH_NO_GOAL : one ? BENCH_RATIO_AT_MOST : BENCH_RATIO_AT_LEAST,
+	    .bound = one ? 1.3 : 0.9};
 
-	memcpy(sorted, values, (size_t)count * sizeof(*values));
-	return json_pack("{s:f, s:f, s:f}", "median", bench_percentile(sorted, (size_t)count, 50), "min",
-	    bench_percentile(sorted, (size_t)count, 0), "max", bench_percentile(sorted, (size_t)count, 100));
-}
-
-static double median_of(const json_t *spread)
-{
-	return json_number_value(json_object_get(spread, "median"));
-}
-
-/*
- * One row: all peers in turns, set->repeats times.  `clients` 1: latency, else throughput.  The ratio is that of
- * the bare echo's time to ours (throughput: ours to the bare echo's): 1 is as fast.
- */
-static json_t *measure_calls(const settings *set, const servers *s, int op, size_t size, int clients)
-{
-	double figures[PEERS][REPEATS_MAX] = {{0}}, ratios[REPEATS_MAX], results[WORKERS_MAX];
-	json_t *row = json_pack("{s:s, s:I, s:i, s:s}", "op", op_names[op], "value_bytes", (json_int_t)size, "clients",
-	    clients, "unit", clients == 1 ? "us" : "calls/s");
-
-	for (int r = 0; r < set->repeats; r++) {
-		for (int p = 0; p < PEERS; p++) {
-			const job job = {.set = set, .servers = s, .peer = p, .op = op, .size = size};
-
-			if (s->pids[p] < 0)
-				continue;
-			if (run_workers(clients == 1 ? work_latency : work_throughput, job, clients, results) != 0)
-				goto err;
-			for (int i = 0; i < clients; i++) {
-				if (results[i] < 0)
-					goto err;
-				figures[p][r] += results[i];
-			}
-		}
-		ratios[r] = figures[PEER_STORE][r] / figures[PEER_BARE][r];
+	theirs.peer = against;
+	if (!bench_versus(&bench->run, &result, measure_crowd, &ours, measure_crowd, &theirs)) {
+		json_decref(result.parameters);
+		return false;
 	}
-	printf("%-4s %5zu B %3d client%s", op_names[op], size, clients, clients == 1 ? " " : "s");
-	for (int p = 0; p < PEERS; p++) {
-		json_t *one = s->pids[p] > 0 ? spread(figures[p], set->repeats) : json_null();
-
-		json_object_set_new(row, peer_names[p], one);
-		if (s->pids[p] > 0)
-			printf("  %s %9.1f", peer_names[p], median_of(one));
-	}
-	json_object_set_new(row, "ratio", spread(ratios, set->repeats));
-	printf("  %s   ratio to bare %.2f (%.2f .. %.2f)\n", clients == 1 ? "us" : "calls/s",
-	    median_of(json_object_get(row, "ratio")), json_number_value(json_object_get(json_object_get(row, "ratio"), "min")),
-	    json_number_value(json_object_get(json_object_get(row, "ratio"), "max")));
-	fflush(stdout);
-	return row;
-err:
-	fprintf(stderr, "store: %s of %zu bytes with %d clients failed\n", op_names[op], size, clients);
-	json_decref(row);
-	return NULL;
+	return bench_report(&bench->run, &result);
 }
 
 /* ---- groups --------------------------------------------------------------------------------------- */
@@ -420,97 +346,85 @@ static double growth(const double *times, const int *sizes, size_t count)
 	return ((double)count * sxy - sx * sy) / ((double)count * sxx - sx * sx);
 }
 
-static json_t *measure_group(const settings *set, const servers *s, int op, size_t size)
+static bool measure_group(store_bench *bench, int op, size_t size)
 {
-	static const char *const names[] = {"barrier", "all-gather"};
-	json_t *row = json_pack("{s:s, s:I, s:s}", "op", names[op], "part_bytes", (json_int_t)size, "unit", "us"),
-	       *points = json_array();
-	double medians[GROUPS], results[WORKERS_MAX];
+	bench_result sizes[GROUPS], slope = {.name = op == 0 ? "barrier growth" : "all-gather growth",
+	    .unit = "exponent of n log n", .goal = BENCH_OURS_AT_MOST, .bound = 1};
 	size_t count = 0;
 
-	json_object_set_new(row, "points", points);
-	for (size_t g = 0; g < GROUPS && group_sizes[g] <= set->group_max; g++, count++) {
-		double times[REPEATS_MAX];
-		json_t *point;
+	memset(sizes, 0, sizeof(sizes));
+	while (count < GROUPS && group_sizes[count] <= bench->group_max)
+		count++;
+	/* All sizes in each repeat, so that each gives one exponent. */
+	for (int r = 0; r < bench->run.repeat; r++) {
+		double times[GROUPS];
 
-		for (int r = 0; r < set->repeats; r++) {
-			const job job = {.set = set, .servers = s, .op = op, .size = size};
+		for (size_t g = 0; g < count; g++) {
+			crowd job = {.bench = bench, .work = work_group, .op = op, .size = size, .count = group_sizes[g]};
 
-			if (run_workers(work_group, job, group_sizes[g], results) != 0 || results[0] < 0)
-				goto err;
-			times[r] = results[0];
+			if (!measure_crowd(&job, &times[g]))
+				return false;
+			bench_add(&sizes[g].ours, times[g]);
 		}
-		point = spread(times, set->repeats);
-		medians[g] = median_of(point);
-		json_object_set_new(point, "processes", json_integer(group_sizes[g]));
-		json_array_append_new(points, point);
-		printf("%-10s %4d processes  %10.0f us a round (%.0f .. %.0f)   %.1f us per process\n", names[op],
-		    group_sizes[g], medians[g], json_number_value(json_object_get(point, "min")),
-		    json_number_value(json_object_get(point, "max")), medians[g] / group_sizes[g]);
-		fflush(stdout);
+		if (count > 1)
+			bench_add(&slope.ours, growth(times, group_sizes, count));
 	}
-	if (count > 1) {
-		const double exponent = growth(medians, group_sizes, count);
-
-		json_object_set_new(row, "growth", json_real(exponent));
-		printf("%-10s grows as (n log n) ^ %.2f\n", names[op], exponent);
+	for (size_t g = 0; g < count; g++) {
+		sizes[g].name = op == 0 ? "barrier" : "all-gather";
+		sizes[g].unit = "us";
+		sizes[g].parameters =
+		    json_pack("{s:i, s:I}", "processes", group_sizes[g], "bytes", (json_int_t)size);
+		if (!bench_report(&bench->run, &sizes[g]))
+			return false;
 	}
-	return row;
-err:
-	fprintf(stderr, "store: %s failed\n", names[op]);
-	json_decref(row);
-	return NULL;
+	return count < 2 || bench_report(&bench->run, &slope);
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------ */
 
-static int measure_all(const settings *set, const servers *s, json_t *rows)
+static bool measure_all(store_bench *bench)
 {
-	const int clients[] = {1, set->clients};
-	json_t *row;
+	const bench_peer last = bench->servers.redis > 0 ? PEER_REDIS : PEER_BARE;
+	const int clients[] = {1, bench->clients};
+	bool good = true;
 
-	for (int c = 0; c < 2 && !set->groups_only; c++)
+	for (int c = 0; c < 2; c++)
 		for (size_t i = 0; i < SIZES; i++)
-			for (int op = 0; op < OPS; op++) {
-				row = measure_calls(set, s, op, value_sizes[i], clients[c]);
-				if (row == NULL)
-					return 1;
-				json_array_append_new(rows, row);
-			}
-	for (int op = 0; op < 2 && !set->calls_only; op++) {
-		row = measure_group(set, s, op, op == 0 ? 0 : 64);
-		if (row == NULL)
-			return 1;
-		json_array_append_new(rows, row);
-	}
-	return 0;
+			for (int op = 0; op < OPS; op++)
+				for (bench_peer p = PEER_BARE; p <= last && good; p++)
+					good = measure_calls(bench, op, value_sizes[i], clients[c], p);
+	return good && measure_group(bench, 0, 0) && measure_group(bench, 1, 64);
 }
 
 int bench_store(int argc, char **argv)
 {
-	settings set = {.repeats = 5, .clients = 16, .calls = 2000, .window_ms = 1000, .rounds = 20, .group_max = 256};
-	servers s = {0};
-	json_t *rows = json_array();
-	int opt, rc;
+	bench_option own[] = {
+	    {.name = "clients", .argument = "N", .value = "16", .help = "client processes of the throughput rows"},
+	    {.name = "calls", .argument = "N", .value = "2000", .help = "calls in a latency round"},
+	    {.name = "window-ms", .argument = "N", .value = "1000", .help = "length of a throughput round"},
+	    {.name = "processes", .argument = "N", .value = "256", .help = "size of the largest group"},
+	    {.name = "rounds", .argument = "N", .value = "20", .help = "barriers and all-gathers timed together"},
+	    {0}};
+	store_bench bench;
+	bool good;
 
-	while ((opt = getopt(argc, argv, "r:c:n:w:g:k:GC")) != -1)
-		switch (opt) {
-		case 'r': set.repeats = atoi(optarg); break;
-		case 'c': set.clients = atoi(optarg); break;
-		case 'n': set.calls = atoi(optarg); break;
-		case 'w': set.window_ms = atoi(optarg); break;
-		case 'g': set.group_max = atoi(optarg); break;
-		case 'k': set.rounds = atoi(optarg); break;
-		case 'G': set.groups_only = true; break;
-		case 'C': set.calls_only = true; break;
-		default: return 2;
-		}
-	if (start_servers(&s) != 0) {
-		fprintf(stderr, "store: the servers did not come up\n");
-		return 1;
+	memset(&bench, 0, sizeof(bench));
+	bench.servers.redis = -1;
+	bench_start(&bench.run, argc, argv,
+	    "The store's get and set beside a bare ZeroMQ echo and Redis; barriers and all-gathers of many processes.",
+	    own);
+	bench.clients = (int)bench_number(own, "clients", 2, CLIENTS_MAX);
+	bench.calls = (int)bench_number(own, "calls", 1, 1000000);
+	bench.window_ms = (int)bench_number(own, "window-ms", 1, 60000);
+	bench.group_max = (int)bench_number(own, "processes", 16, CLIENTS_MAX);
+	bench.rounds = (int)bench_number(own, "rounds", 1, 10000);
+	if (bench.run.quick) {
+		bench.calls = bench.calls < 200 ? bench.calls : 200;
+		bench.window_ms = bench.window_ms < 50 ? bench.window_ms : 50;
+		bench.group_max = bench.group_max < 32 ? bench.group_max : 32;
+		bench.rounds = bench.rounds < 3 ? bench.rounds : 3;
 	}
-	rc = measure_all(&set, &s, rows);
-	stop_servers(&s);
-	json_decref(rows);
-	return rc;
+	good = start_servers(&bench) && measure_all(&bench);
+	redis_stop(bench.servers.redis);
+	return bench_finish(&bench.run, good);
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <kvpipe/metrics.h>
 #include <kvpipe/store.h>
 #include <kvpipe/version.h>
 #include <limits.h>
@@ -38,6 +39,7 @@ static const char usage[] =
     "  --max-bytes BYTES  of keys and values together; also 64KiB, 2MiB, 1GiB (1GiB)\n"
     "  --max-keys N       number of keys (1000000)\n"
     "  --max-waits N      number of parked calls of all clients (65536)\n"
+    "  --metrics HOST:PORT  serve metrics over HTTP there, loopback only\n"
     "verbs\n"
     "  --timeout-ms MS    for each step (5000)\n"
     "  --wait             get: wait for the key to be set\n"
@@ -52,7 +54,7 @@ static const char usage[] =
 typedef struct arguments {
 	kvp_store_server_options server;
 	kvp_store_set_options set;
-	const char *url_file, *key_file, *make_key;
+	const char *url_file, *metrics, *key_file, *make_key;
 	int timeout_ms;
 	bool wait;
 } arguments;
@@ -101,8 +103,27 @@ static bool write_url_file(const char *path, const char *url)
 	return false;
 }
 
+/* Where they are is said on standard error: standard output has the store's url and nothing else. */
+static bool serve_metrics(kvp_context *context, const char *bind, kvp_metrics_server **metrics)
+{
+	kvp_metrics_server_options options;
+
+	*metrics = NULL;
+	if (bind == NULL)
+		return true;
+	kvp_metrics_server_options_init(&options);
+	options.bind = bind;
+	if (kvp_metrics_server_start(context, &options, metrics) != KVP_OK) {
+		failed();
+		return false;
+	}
+	complain("metrics are at %s", kvp_metrics_server_url(*metrics));
+	return true;
+}
+
 static int serve(kvp_context *context, const arguments *args)
 {
+	kvp_metrics_server *metrics;
 	kvp_store_server *server;
 	sigset_t ends;
 	int signal_number, code = EXIT_FAILURE;
@@ -113,8 +134,13 @@ static int serve(kvp_context *context, const arguments *args)
 	sigaddset(&ends, SIGTERM);
 	pthread_sigmask(SIG_BLOCK, &ends, NULL);
 
-	if (kvp_store_server_start(context, &args->server, &server) != KVP_OK)
-		return failed();
+	if (!serve_metrics(context, args->metrics, &metrics))
+		return EXIT_FAILURE;
+	if (kvp_store_server_start(context, &args->server, &server) != KVP_OK) {
+		failed();
+		kvp_metrics_server_free(metrics);
+		return EXIT_FAILURE;
+	}
 	const char *const url = kvp_store_server_url(server);
 	if (printf("%s\n", url) < 0 || fflush(stdout) != 0)
 		complain("cannot write to standard output: %s", strerror(errno));
@@ -122,6 +148,7 @@ static int serve(kvp_context *context, const arguments *args)
 		code = EXIT_SUCCESS;
 	if (code == EXIT_SUCCESS)
 		sigwait(&ends, &signal_number);
+	kvp_metrics_server_free(metrics);
 	kvp_store_server_free(server);
 	return code;
 }
@@ -300,6 +327,7 @@ enum {
 	MAX_BYTES,
 	MAX_KEYS,
 	MAX_WAITS,
+	METRICS,
 	TIMEOUT,
 	WAIT,
 	TTL,
@@ -317,6 +345,7 @@ static const struct option long_options[] = {
     {"max-bytes", required_argument, NULL, MAX_BYTES},
     {"max-keys", required_argument, NULL, MAX_KEYS},
     {"max-waits", required_argument, NULL, MAX_WAITS},
+    {"metrics", required_argument, NULL, METRICS},
     {"timeout-ms", required_argument, NULL, TIMEOUT},
     {"wait", no_argument, NULL, WAIT},
     {"ttl-ms", required_argument, NULL, TTL},
@@ -351,6 +380,9 @@ static bool take_option(arguments *args, int option, const char *name)
 		return parse_int(name, optarg, &args->server.max_keys);
 	case MAX_WAITS:
 		return parse_int(name, optarg, &args->server.max_waits);
+	case METRICS:
+		args->metrics = optarg;
+		return true;
 	case TIMEOUT:
 		return parse_int(name, optarg, &args->timeout_ms);
 	case WAIT:

@@ -261,6 +261,7 @@ KVP_API kvp_status kvp_pipe_stats_get(const kvp_pipe *pipe, kvp_pipe_stats *stat
 /*
  * Any thread.  Writes, in a few lines, which way the pipe goes and why not a better one:
  *   to "kv rank 1" by tcp
+ *     control: on the data connection
  *     self: no, the peer is another process
  *     tcp: yes, sockets reach every peer
  * *needed (may be NULL) gets the bytes, final 0 included.  KVP_E_TOO_LARGE when capacity is less.

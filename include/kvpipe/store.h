@@ -135,7 +135,8 @@ KVP_API kvp_status kvp_store_take(kvp_store *store, const char *const *keys, siz
                                   unsigned char *missing, int timeout_ms);
 
 /* Adds to a decimal integer (a missing key counts as 0) and returns the sum.  KVP_E_CONFLICT when the
- * value is not an integer or would overflow. */
+ * value is not an integer or would overflow.  If the reply is lost or the connection renewed, the library
+ * asks again within the time, and the store counts it once. */
 KVP_API kvp_status kvp_store_add(kvp_store *store, const char *key, int64_t delta, int64_t *sum, int timeout_ms);
 
 /*

@@ -44,6 +44,7 @@ typedef struct kvpi_link {
 	kvpi_session *session;
 	kvpi_engine_plane *plane;
 	kvpi_conn *conn;
+	bool met;                /* the connection has been up in this session */
 	bool conn_up, conn_lost; /* lost: to be hung up after the plane's progress call */
 	atomic_bool direct;      /* announcements and states go over the data connection; any thread may look */
 	unsigned char address[KVPI_PLANE_ADDRESS_MAX], token[KVPI_PLANE_TOKEN_BYTES];
@@ -57,6 +58,7 @@ typedef struct kvpi_link {
 	char text[KVPI_ERROR_MAX];
 	char peer[KVPI_SESSION_NAME_MAX];
 	char why[2048];
+	char way[160]; /* what the plane says of how the bytes go; "" = nothing */
 } kvpi_link;
 
 struct kvpi_engine {

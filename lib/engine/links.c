@@ -80,6 +80,7 @@ void kvpi_link_end(kvpi_link *link, kvp_status status, const char *text, int64_t
 
 	link->session = NULL;
 	link->gone_ns = KVPI_NEVER;
+	link->met = false;
 	kvpi_link_drop(link); /* before the requests end: their memory must be quiet by then */
 	pthread_mutex_lock(&engine->mutex);
 	may_return = link == &engine->in && engine->in_may_return;
@@ -335,13 +336,18 @@ void kvpi_link_plane_event(void *user, const kvpi_plane_event *event)
 	case KVPI_PLANE_CONNECTED:
 		link->backoff_ns = BACKOFF_FIRST_NS;
 		link->gone_ns = KVPI_NEVER;
+		link->met = true;
+		pthread_mutex_lock(&engine->mutex);
+		snprintf(link->way, sizeof(link->way), "%s", event->text == NULL ? "" : event->text);
+		pthread_mutex_unlock(&engine->mutex);
 		set_conn(link, true);
 		publish_if_up(link);
 		break;
 	case KVPI_PLANE_LOST:
 		KVPI_LOG(INFO, "engine", "data connection of %s lost: %s", link->service, event->text);
 		snprintf(link->lost_text, sizeof(link->lost_text), "%s", event->text);
-		if (event->final && link->gone_ns == KVPI_NEVER)
+		/* Who was never there is not gone: his address may be one that is not seen from here. */
+		if (event->final && link->met && link->gone_ns == KVPI_NEVER)
 			link->gone_ns = now + GOODBYE_NS;
 		set_conn(link, false);
 		/* An accepting end's connection waits for the peer to come back, if the plane can do that. */
@@ -435,6 +441,8 @@ void kvpi_link_dial(kvpi_engine *engine, int64_t now)
 	if (link->session != NULL)
 		kvpi_hub_hangup(engine->hub, link->session, KVP_E_CANCELED, "dialled again", now);
 	link->session = NULL;
+	link->gone_ns = KVPI_NEVER;
+	link->met = false;
 	kvpi_link_drop(link);
 	engine->hub_wanted = true;
 	status = kvpi_hub_dial(engine->hub, url, link->service, engine->plane_names, engine->plane_count, link, now,

@@ -192,8 +192,9 @@ void kvpi_request_end(kvp_request *request, kvp_status status, const char *text,
 	snprintf(request->text, sizeof(request->text), "%s", text);
 	request->engine = NULL;
 	atomic_store(&request->status, status);
-	pthread_cond_broadcast(&request->ended);
 	pthread_mutex_unlock(&request->mutex);
+	/* After: who wakes does not run into the lock.  The engine's hold keeps the request until then. */
+	pthread_cond_broadcast(&request->ended);
 }
 
 /* Looks for the end for a while before the caller sleeps: waking a thread costs more than a small transfer.  Others get

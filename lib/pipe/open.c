@@ -7,6 +7,7 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/log.h"
+#include "store/client.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -281,13 +282,6 @@ static kvp_status dial_by_name(kvp_pipe *pipe, const kvp_pipe_options *options, 
 			return kvpi_error(status, "kvp_pipe_open: \"%s\" has not come", options->send_to);
 		if (status != KVP_OK)
 			return status;
-		if (value.len == 0) { /* an endpoint of that name has gone; the next is awaited */
-			kvp_bytes_free(&value);
-			if (now_ns() >= deadline_ns)
-				return kvpi_error(KVP_E_TIMEOUT, "kvp_pipe_open: \"%s\" has not come", options->send_to);
-			kvpi_pause_ms(REDIAL_PAUSE_MS);
-			continue;
-		}
 		if (fresh || strlen(url) != value.len || memcmp(url, value.data, value.len) != 0) {
 			snprintf(url, sizeof(url), "%.*s", (int)value.len, (const char *)value.data);
 			kvpi_engine_dial(pipe->engine, url, service, deadline_ns);
@@ -394,8 +388,7 @@ void kvpi_pipe_destroy(kvp_pipe *pipe)
 	snprintf(text, sizeof(text), "%s", kvp_last_error()); /* tidying up must not hide why */
 	kvpi_engine_free(pipe->engine);
 	if (pipe->key[0] != '\0') /* unless a later endpoint of this name has put its own there */
-		(void)kvp_store_compare_set(pipe->meeting, pipe->key, pipe->url, strlen(pipe->url), "", 0, NULL,
-		                            FAREWELL_MS);
+		(void)kvpi_store_delete_if(pipe->meeting, pipe->key, pipe->url, strlen(pipe->url), FAREWELL_MS);
 	kvp_store_free(pipe->store);
 	kvp_store_server_free(pipe->server);
 	if (pipe->room.fd >= 0)

@@ -504,8 +504,12 @@ static void explain(kvpi_buf *out, const kvpi_link *link, const char *direction)
 	                link->status == KVP_OK ? "" : ", over: ", link->status == KVP_OK ? "" : link->text);
 	kvpi_buf_printf(out, "  control: on the %s\n",
 	                atomic_load(&link->direct) ? "data connection" : "session, the data connection is down");
-	for (const char *line = link->why; *line != '\0'; line += strcspn(line, "\n") + (line[strcspn(line, "\n")] != '\0'))
-		kvpi_buf_printf(out, "  %.*s\n", (int)strcspn(line, "\n"), line);
+	if (link->way[0] != '\0')
+		kvpi_buf_printf(out, "  bytes: %s\n", link->way);
+	for (size_t at = 0, len; link->why[at] != '\0'; at += len + (link->why[at + len] != '\0')) {
+		len = strcspn(link->why + at, "\n");
+		kvpi_buf_printf(out, "  %.*s\n", (int)len, link->why + at);
+	}
 }
 
 kvp_status kvp_pipe_explain(const kvp_pipe *pipe, char *text, size_t capacity, size_t *needed)

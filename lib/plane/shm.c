@@ -178,35 +178,40 @@ static void set_timer(kvpi_plane *plane, int64_t at)
 	timerfd_settime(plane->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
 }
 
-static void look(kvpi_plane *plane)
+/* Looks at the sockets.  False: none has anything to say. */
+static bool look(kvpi_plane *plane, bool must)
 {
 	struct epoll_event events[EVENTS];
 	uint64_t expirations;
 
 	plane->rounds = 0;
 	plane->slept = false;
-	/* Which of them does not matter: the broker looks at all, and events that are told by edges are taken here. */
-	(void)epoll_wait(plane->epoll_fd, events, EVENTS, 0);
+	KVPI_LIST_FOREACH(pos, nxt, &plane->conns)
+		kvpi_shm_forget_freed(conn_of(pos));
+	/* Which of them does not matter: the broker looks at all. */
+	if (epoll_wait(plane->epoll_fd, events, EVENTS, 0) <= 0 && !must)
+		return false;
 	if (plane->timer_ns != KVPI_NEVER && read(plane->timer_fd, &expirations, sizeof(expirations)) > 0)
 		plane->timer_ns = KVPI_NEVER;
 	set_timer(plane, kvpi_broker_step(plane->broker, kvpi_now(&kvpi_clock_real)));
+	return true;
 }
 
 static bool shm_progress(kvpi_plane *plane, uint64_t budget)
 {
 	uint64_t share = budget, count = 0;
-	bool more = false, sockets = plane->slept || ++plane->rounds >= KVPI_SHM_LOOK;
+	bool more = false, must = false, sockets = false;
 
 	KVPI_LIST_FOREACH(pos, nxt, &plane->conns) {
 		const kvpi_conn *conn = conn_of(pos);
 
 		count++;
-		sockets = sockets || !kvpi_shm_settled(conn);
+		must = must || !kvpi_shm_settled(conn);
 		if (plane->slept && conn->state == KVPI_SHM_UP)
 			kvpi_ring_awake(&conn_of(pos)->in_ring);
 	}
-	if (sockets)
-		look(plane);
+	if (must || plane->slept || ++plane->rounds >= KVPI_SHM_LOOK)
+		sockets = look(plane, must);
 	if (count > 1)
 		share = budget / count + 1;
 	plane->in_progress = true;

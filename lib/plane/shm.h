@@ -30,11 +30,12 @@
 #define KVPI_SHM_CHUNKS 4              /* of one sender's staging memory */
 #define KVPI_SHM_CHUNK_MAX (256u << 10)
 #define KVPI_SHM_MEMORIES 64           /* announced at a time */
-#define KVPI_SHM_LOOK 64
+#define KVPI_SHM_LOOK 32
 
 typedef struct kvpi_shm_page {
 	kvpi_grant_slot grants[KVPI_GRANTS];
 	_Alignas(64) _Atomic uint32_t waiting;
+	_Atomic uint32_t left;
 	_Alignas(64) _Atomic uint64_t taken;
 	kvpi_ring_shared ring; /* the last member: its data follow */
 } kvpi_shm_page;
@@ -117,6 +118,7 @@ struct kvpi_conn {
 	bool reads;   /* we can read its memory */
 	bool able;    /* it can read ours */
 	bool heard_setup, heard_able;
+	bool watched; /* its pidfd is in the plane's set */
 	unsigned char witness[16]; /* what the peer reads to find that out; random */
 	kvpi_imports *imports;
 	kvpi_shm_announced announced[KVPI_SHM_MEMORIES];
@@ -139,6 +141,8 @@ struct kvpi_conn {
 	uint64_t chunks_taken;
 	bool import_failed;  /* there was no room here for a memory of the peer's */
 	bool gone;           /* the channel has ended; what is in the ring is still taken */
+	int64_t gone_ns;     /* since when */
+	bool final;          /* it was lost since the peer's process has ended */
 	bool took, finished; /* something of the ring, a grant: the peer may wait for that */
 	unsigned forget_next;
 	uint64_t by_way[KVPI_SHM_STAGED + 1]; /* bytes received */
@@ -171,7 +175,7 @@ kvp_status kvpi_shm_notify(kvpi_conn *conn, const void *data, size_t len);
 kvp_receipt kvpi_shm_cancel(kvpi_conn *conn, kvpi_transfer_id id);
 
 /* Does up to `share` bytes of work each way and tells what happened.  True when only the share stopped it. */
-bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool look);
+bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets);
 bool kvpi_shm_settled(const kvpi_conn *conn); /* nothing happens to it but through the ring, for now */
 bool kvpi_shm_sleep(kvpi_conn *conn);         /* true: the peer knows that it has to wake us */
 
@@ -191,6 +195,7 @@ kvp_status kvpi_shm_page_new(kvpi_conn *conn);
 void kvpi_shm_page_free(kvpi_conn *conn); /* the peer's too */
 void kvpi_shm_meet(kvpi_conn *conn);      /* says SETUP */
 void kvpi_shm_listen(kvpi_conn *conn);    /* takes what has come over the channel */
+void kvpi_shm_watch_death(kvpi_conn *conn, bool on); /* wakes us when the peer's process ends */
 void kvpi_shm_ring_bell(kvpi_conn *conn);
 
 /* What of the peer's memory [base, base + extent) is here; NULL: not announced, or out of its range. */

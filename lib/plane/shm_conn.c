@@ -5,12 +5,15 @@
 #include "plane/shm.h"
 
 #include "base/alloc.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "wire/auth.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#define PROOF_NS (200 * KVPI_NS_PER_MS)
 
 static kvpi_shm_item *item_of(kvpi_list *node)
 {
@@ -43,9 +46,12 @@ static void stop(kvpi_conn *conn)
 	const bool met = conn->mine != NULL;
 
 	conn->state = KVPI_SHM_FAILED;
-	if (met)
+	if (met) {
 		kvpi_shm_tx_stop(conn);
+		atomic_store(&conn->mine->left, 1);
+	}
 	kvpi_shm_rx_stop(conn);
+	kvpi_shm_watch_death(conn, false);
 	kvpi_channel_close(conn->channel);
 	conn->channel = NULL;
 }
@@ -57,6 +63,7 @@ void kvpi_shm_fail(kvpi_conn *conn, kvp_status status, const char *fmt, ...)
 	if (conn->state == KVPI_SHM_FAILED || conn->state == KVPI_SHM_DEAD)
 		return;
 	conn->status = status;
+	conn->final = conn->channel != NULL && kvpi_channel_peer_gone(conn->channel);
 	va_start(args, fmt);
 	vsnprintf(conn->why, sizeof(conn->why), fmt, args);
 	va_end(args);
@@ -88,9 +95,16 @@ static kvpi_conn *conn_new(kvpi_plane *plane, const unsigned char *token, void *
 kvp_status kvpi_shm_accept(kvpi_plane *plane, const unsigned char token[KVPI_PLANE_TOKEN_BYTES], void *conn_user,
                            kvpi_conn **conn)
 {
-	kvpi_conn *made = conn_new(plane, token, conn_user, true);
+	kvpi_conn *made;
 	kvp_status status;
 
+	KVPI_LIST_FOREACH(pos, nxt, &plane->conns) {
+		const kvpi_conn *other = KVPI_CONTAINER_OF(pos, kvpi_conn, node);
+
+		if (other->accepts && !other->closed && memcmp(other->token, token, sizeof(other->token)) == 0)
+			return kvpi_error(KVP_E_CONFLICT, "another data connection expects the same token");
+	}
+	made = conn_new(plane, token, conn_user, true);
 	if (made == NULL)
 		return kvpi_error_nomem("a data connection");
 	status = kvpi_broker_expect(plane->broker, token, &made->channel);
@@ -363,18 +377,22 @@ static void lose(kvpi_conn *conn)
 		conn->channel = conn->next;
 		conn->next = NULL;
 	}
-	kvpi_shm_tell(
-	    conn, (kvpi_plane_event){.kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why});
+	kvpi_shm_tell(conn,
+	    (kvpi_plane_event){
+	        .kind = KVPI_PLANE_LOST, .status = conn->status, .text = conn->why, .final = conn->final});
 }
 
 static void up(kvpi_conn *conn)
 {
+	static const char *const ways[] = {"staged, as process_vm_readv is forbidden", "read by process_vm_readv one way, staged the other",
+	    "read by process_vm_readv"};
+	char text[160];
+
 	conn->state = KVPI_SHM_UP;
-	KVPI_LOG(INFO, "plane", "a shm data connection with process %d is up: %s, foreign memory %s", (int)conn->pid,
-	    "memory from kvp_mem_alloc is mapped",
-	    conn->reads && conn->able ? "is read with process_vm_readv"
-	                              : "goes through staging memory where process_vm_readv is not allowed");
-	kvpi_shm_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED});
+	snprintf(text, sizeof(text), "memory from kvp_mem_alloc is mapped, other memory is %s",
+	    ways[(int)conn->reads + (int)conn->able]);
+	KVPI_LOG(INFO, "plane", "a shm data connection with process %d is up: %s", (int)conn->pid, text);
+	kvpi_shm_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED, .text = text});
 }
 
 /* Nobody is there yet: has somebody come? */
@@ -422,9 +440,9 @@ static void look(kvpi_conn *conn)
 		return;
 	if (conn->accepts && (conn->state == KVPI_SHM_MEETING || conn->state == KVPI_SHM_UP))
 		look_for_next(conn);
-	if (conn->state == KVPI_SHM_UP) {
-		kvpi_shm_forget_freed(conn);
+	if (conn->state == KVPI_SHM_UP && !conn->gone) {
 		conn->gone = kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST || kvpi_channel_peer_gone(conn->channel);
+		conn->gone_ns = conn->gone ? kvpi_now(&kvpi_clock_real) : 0;
 	} else if (conn->state == KVPI_SHM_MEETING && kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST) {
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s", kvpi_channel_why(conn->channel));
 	}
@@ -437,6 +455,13 @@ static bool held_up_here(const kvpi_conn *conn)
 
 	return in->put.kind != 0 && in->post != NULL &&
 	       (in->copied || in->put.way != KVPI_SHM_STAGED || in->dense != NULL);
+}
+
+/* A process that ends closes its sockets first, and a moment later its pidfd tells: the proof is worth the moment. */
+static bool proof_may_come(const kvpi_conn *conn)
+{
+	return kvpi_channel_pidfd(conn->channel) >= 0 && !kvpi_channel_peer_gone(conn->channel) &&
+	       atomic_load(&conn->theirs->left) == 0 && kvpi_now(&kvpi_clock_real) - conn->gone_ns < PROOF_NS;
 }
 
 bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets)
@@ -456,7 +481,8 @@ bool kvpi_shm_step(kvpi_conn *conn, uint64_t share, bool sockets)
 		/* What has come is taken before anything is sent: a peer that has gone may have finished before. */
 		more = !conn->closed && kvpi_shm_rx(conn, share);
 	}
-	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && !more && !held_up_here(conn))
+	if (!conn->closed && conn->state == KVPI_SHM_UP && conn->gone && !more && !held_up_here(conn) &&
+	    !proof_may_come(conn))
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "%s",
 		    kvpi_channel_state_of(conn->channel) == KVPI_CHANNEL_LOST ? kvpi_channel_why(conn->channel)
 		                                                             : "the peer's process has ended");

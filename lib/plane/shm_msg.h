@@ -22,6 +22,7 @@
  *
  *	`taken`    written by the peer: how many chunks it has copied out, since the beginning
  *	`waiting`  set by the owner: wake me when you have taken anything; cleared by the peer that does
+ *	`left`     set by the owner before it ends the connection: whose channel ends without that is dying
  *
  * Ring.  Messages in the order in which they were submitted.  What an end has done with a message is never answered
  * through its own ring, but through the words in the page: so neither has to wait for room to be able to answer, and

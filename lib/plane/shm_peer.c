@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -64,6 +65,18 @@ void kvpi_shm_ring_bell(kvpi_conn *conn)
 	(void)kvpi_shm_send(conn, &word, -1);
 }
 
+void kvpi_shm_watch_death(kvpi_conn *conn, bool on)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	if (conn->watched == on || kvpi_channel_pidfd(conn->channel) < 0)
+		return;
+	/* The channel ends with the process, unless a child of it holds a copy; then this is what tells.  Without it, it is
+	 * seen by the next look at the sockets. */
+	conn->watched = epoll_ctl(conn->plane->epoll_fd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
+	                    kvpi_channel_pidfd(conn->channel), &event) == 0 && on;
+}
+
 void kvpi_shm_meet(kvpi_conn *conn)
 {
 	kvpi_shm_word word = {.kind = KVPI_SHM_SETUP,
@@ -73,6 +86,7 @@ void kvpi_shm_meet(kvpi_conn *conn)
 	kvp_status status = kvpi_shm_page_new(conn);
 
 	conn->state = KVPI_SHM_MEETING;
+	kvpi_shm_watch_death(conn, true);
 	if (status == KVP_OK)
 		status = kvpi_imports_new(KVPI_SHM_MEMORY_MAX, &conn->imports);
 	memcpy(word.id, conn->witness, sizeof(word.id));
@@ -302,11 +316,14 @@ kvp_status kvpi_shm_announce(kvpi_conn *conn, const kvpi_mem *memory)
 
 void kvpi_shm_forget_freed(kvpi_conn *conn)
 {
-	kvpi_shm_announced *entry = &conn->announced[conn->forget_next++ % KVPI_SHM_MEMORIES];
+	kvpi_shm_announced *entry = NULL;
 	kvpi_mem *memory;
 
-	if (!entry->used)
+	if (conn->state != KVPI_SHM_UP || conn->announced_bytes == 0)
 		return;
+	do
+		entry = &conn->announced[conn->forget_next++ % KVPI_SHM_MEMORIES];
+	while (!entry->used);
 	memory = kvpi_mem_find(conn->plane->params.context, entry->base, 1);
 	if (memory == NULL || memcmp(memory->id, entry->id, sizeof(entry->id)) != 0)
 		(void)forget(conn, entry);

@@ -77,19 +77,20 @@ static kvpi_grant grant_of(const kvpi_conn *conn)
 	return (kvpi_grant){.slot = conn->in.put.slot, .generation = conn->in.put.generation};
 }
 
-static void end_claim(kvpi_conn *conn)
+/* The sender's memory is not read any more.  False: it was recalled before, so what was read means nothing. */
+static bool end_claim(kvpi_conn *conn)
 {
 	if (!conn->in.claimed)
-		return;
-	kvpi_grant_done(conn->theirs->grants, grant_of(conn));
+		return true;
 	conn->in.claimed = false;
 	conn->finished = true;
+	return kvpi_grant_done(conn->theirs->grants, grant_of(conn));
 }
 
 /* Done with the put, whatever became of it. */
 static void end_put(kvpi_conn *conn)
 {
-	end_claim(conn);
+	(void)end_claim(conn);
 	conn->in.put.kind = 0;
 	conn->in.post = NULL;
 	conn->in.dense = NULL;
@@ -270,14 +271,14 @@ static bool drop_put(kvpi_conn *conn)
 {
 	kvpi_shm_in *in = &conn->in;
 
-	if (in->put.way == KVPI_SHM_STAGED) {
+	if (in->put.way == KVPI_SHM_STAGED && !in->copied) {
 		if (in->dense == NULL)
 			return false;
 		in->done = in->dense_at + in->dense_len;
 		end_chunk(conn);
 		if (in->done < in->put.bytes)
 			return true;
-	} else if (granted(conn)) {
+	} else if (granted(conn) && !in->copied) {
 		(void)claim(conn);
 	}
 	end_put(conn);
@@ -294,8 +295,11 @@ static bool complete(kvpi_conn *conn)
 		kvpi_shm_fail(conn, KVP_E_PEER_LOST, "the peer's process ended while its memory was read");
 		return false;
 	}
+	if (!end_claim(conn)) {
+		end_put(conn);
+		return true;
+	}
 	in->copied = true;
-	end_claim(conn);
 	if (in->post->jobs > 0)
 		return false; /* nothing overtakes a transfer that is still on its way to the device */
 	end_received(conn);
@@ -331,7 +335,6 @@ static bool work(kvpi_conn *conn, uint64_t *budget)
 		*budget -= moved < *budget ? moved : *budget;
 		if (in->put.way == KVPI_SHM_STAGED && in->done == in->dense_at + in->dense_len)
 			end_chunk(conn);
-		/* After each piece and the last, too: what was read before a recall is what the sender meant. */
 		if (in->claimed && kvpi_grant_recalled(conn->theirs->grants, grant_of(conn))) {
 			end_put(conn);
 			return true;

@@ -10,6 +10,7 @@
 #include "base/fault.h"
 #include "base/log.h"
 #include "share/broker_inside.h"
+#include "share/proof.h"
 #include "wire/auth.h"
 #include <errno.h>
 #include <stdio.h>
@@ -19,9 +20,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef SYS_pidfd_send_signal
-#define SYS_pidfd_send_signal 424
-#endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
@@ -29,31 +27,9 @@
 #define GUESTS 8
 #define PROOF_NS (5 * KVPI_NS_PER_S)
 #define RETRY_NS (20 * KVPI_NS_PER_MS) /* the peer's queue of guests is full; descriptors are short here */
-#define VERSION 1
 #define ADDRESS_VERSION 1
 
-/* ---- what goes over the socket: processes of one host, so in its byte order ---- */
-
-enum { HELLO = 1, ANSWER = 2, PROOF = 3 };
-
-typedef struct head {
-	unsigned char magic[4], version, kind, zero[2];
-} head;
-
-typedef struct hello {
-	head head;
-	unsigned char name[KVPI_BROKER_NAME_BYTES], nonce[KVPI_BROKER_NONCE_BYTES];
-} hello;
-
-typedef struct answer {
-	head head;
-	unsigned char nonce[KVPI_BROKER_NONCE_BYTES], mac[KVPI_HASH_BYTES];
-} answer;
-
-typedef struct proof {
-	head head;
-	unsigned char mac[KVPI_HASH_BYTES];
-} proof;
+/* ---- where a broker is: processes of one host, so in its byte order ---- */
 
 typedef struct address {
 	unsigned char version, zero[7];
@@ -63,39 +39,6 @@ typedef struct address {
 
 _Static_assert(sizeof(address) <= KVPI_BROKER_ADDRESS_MAX, "an address fits");
 
-static head head_of(unsigned char kind)
-{
-	return (head){.magic = {'k', 'v', 'p', 'B'}, .version = VERSION, .kind = kind};
-}
-
-/* A packet of that kind and length. */
-static bool is_packet(const void *packet, size_t len, unsigned char kind, size_t expected)
-{
-	head wanted = head_of(kind);
-
-	return len == expected && memcmp(packet, &wanted, sizeof(wanted)) == 0;
-}
-
-static void token_name(const unsigned char *token, unsigned char name[KVPI_BROKER_NAME_BYTES])
-{
-	static const char label[] = "kvpipe broker name";
-	unsigned char mac[KVPI_HASH_BYTES];
-
-	kvpi_mac(token, KVPI_BROKER_TOKEN_BYTES, label, sizeof(label), mac);
-	memcpy(name, mac, KVPI_BROKER_NAME_BYTES);
-}
-
-static void make_mac(const unsigned char *token, bool accepting, const unsigned char *connecting_nonce,
-    const unsigned char *accepting_nonce, unsigned char mac[KVPI_HASH_BYTES])
-{
-	unsigned char text[32 + 2 * KVPI_BROKER_NONCE_BYTES] = {0};
-
-	snprintf((char *)text, 32, "kvpipe broker %s", accepting ? "accepts" : "connects");
-	memcpy(text + 32, connecting_nonce, KVPI_BROKER_NONCE_BYTES);
-	memcpy(text + 32 + KVPI_BROKER_NONCE_BYTES, accepting_nonce, KVPI_BROKER_NONCE_BYTES);
-	kvpi_mac(token, KVPI_BROKER_TOKEN_BYTES, text, sizeof(text), mac);
-}
-
 /* ---- the broker ---- */
 
 typedef struct guest {
@@ -104,9 +47,9 @@ typedef struct guest {
 	pid_t pid;
 	int pidfd;
 	bool named; /* has said hello */
-	unsigned char name[KVPI_BROKER_NAME_BYTES], nonce[KVPI_BROKER_NONCE_BYTES];
+	unsigned char name[KVPI_PROOF_NAME_BYTES], nonce[KVPI_PROOF_NONCE_BYTES];
 	kvpi_channel *channel; /* the expectation that it was answered for; NULL: none yet */
-	unsigned char own_nonce[KVPI_BROKER_NONCE_BYTES];
+	unsigned char own_nonce[KVPI_PROOF_NONCE_BYTES];
 } guest;
 
 struct kvpi_broker {
@@ -299,43 +242,6 @@ void kvpi_broker_address(const kvpi_broker *broker, void *out, size_t *len)
 	*len = sizeof(a);
 }
 
-/* ---- proof, both ends ---- */
-
-/* With pidfd -1: without one. */
-static kvp_status say(int fd, const void *packet, size_t len, int pidfd)
-{
-	kvp_status status = kvpi_packet_send(fd, packet, len, &pidfd, pidfd >= 0 ? 1 : 0);
-
-	/* Nothing was sent before, so it is not the peer that is slow. */
-	return status == KVP_E_AGAIN ? kvpi_error(KVP_E_SYSTEM, "a new unix socket takes no packet") : status;
-}
-
-/* A packet of the proof, which may bring a pidfd: taken over if it is one and the kernel has not told us the peer's.
- * KVP_E_AGAIN: nothing there yet. */
-static kvp_status recv_with_pidfd(int fd, void *packet, unsigned char kind, size_t expected, int *pidfd)
-{
-	unsigned char bytes[128];
-	int fds[KVPI_CHANNEL_FDS_MAX];
-	size_t len, count;
-	kvp_status status = kvpi_packet_recv(fd, bytes, sizeof(bytes), &len, fds, &count);
-
-	if (status != KVP_OK)
-		return status;
-	if (!is_packet(bytes, len, kind, expected) || count > 1)
-		status = kvpi_error(KVP_E_PROTOCOL, "the peer sent something else than packet %d of the proof", kind);
-	else if (count == 1 && syscall(SYS_pidfd_send_signal, fds[0], 0, NULL, 0) != 0 && errno == EBADF)
-		status = kvpi_error(KVP_E_PROTOCOL, "the peer sent a descriptor with its proof that is no pidfd");
-	if (status == KVP_OK && count == 1 && *pidfd < 0) {
-		*pidfd = fds[0];
-		count = 0;
-	}
-	for (size_t i = 0; i < count; i++)
-		close(fds[i]);
-	if (status == KVP_OK)
-		memcpy(packet, bytes, expected);
-	return status;
-}
-
 /* ---- accepting end ---- */
 
 static kvpi_channel *channel_new(kvpi_broker *broker, const unsigned char *token, bool accepting)
@@ -351,7 +257,7 @@ static kvpi_channel *channel_new(kvpi_broker *broker, const unsigned char *token
 	channel->fd = channel->pidfd = -1;
 	channel->retry = channel->deadline = KVPI_NEVER;
 	memcpy(channel->token, token, sizeof(channel->token));
-	token_name(token, channel->name);
+	kvpi_proof_name(token, channel->name);
 	kvpi_list_append(&broker->channels, &channel->node);
 	return channel;
 }
@@ -378,7 +284,7 @@ static kvpi_channel *find_expected(kvpi_broker *broker, const unsigned char *nam
 		kvpi_channel *channel = KVPI_CONTAINER_OF(node, kvpi_channel, node);
 
 		if (channel->accepting && channel->state == KVPI_CHANNEL_WAITING &&
-		    memcmp(channel->name, name, KVPI_BROKER_NAME_BYTES) == 0)
+		    memcmp(channel->name, name, KVPI_PROOF_NAME_BYTES) == 0)
 			return channel;
 	}
 	return NULL;
@@ -387,16 +293,16 @@ static kvpi_channel *find_expected(kvpi_broker *broker, const unsigned char *nam
 /* Shows a guest whose token is expected that we know it, too. */
 static kvp_status guest_answer(kvpi_broker *broker, guest *g)
 {
-	answer a = {.head = head_of(ANSWER)};
+	kvpi_proof_answer a = {.head = kvpi_proof_head_of(KVPI_PROOF_ANSWER)};
 	kvpi_channel *channel = find_expected(broker, g->name);
 
 	if (channel == NULL)
 		return KVP_OK; /* perhaps later */
 	kvpi_random(a.nonce, sizeof(a.nonce));
 	memcpy(g->own_nonce, a.nonce, sizeof(a.nonce));
-	make_mac(channel->token, true, g->nonce, a.nonce, a.mac);
+	kvpi_proof_mac(channel->token, true, g->nonce, a.nonce, a.mac);
 	g->channel = channel;
-	return say(g->fd, &a, sizeof(a), broker->own_pidfd);
+	return kvpi_proof_say(g->fd, &a, sizeof(a), broker->own_pidfd);
 }
 
 /* Goes on with a guest as far as it can.  An error: it has to go. */
@@ -405,13 +311,13 @@ static kvp_status guest_step(kvpi_broker *broker, guest *g)
 	unsigned char expected[KVPI_HASH_BYTES];
 	kvpi_channel *channel;
 	kvp_status status;
-	hello h;
-	proof p;
+	kvpi_proof_hello h;
+	kvpi_proof_proof p;
 
 	if (!g->named) {
 		int none = 0; /* so that a descriptor which comes with it is closed, not kept */
 
-		status = recv_with_pidfd(g->fd, &h, HELLO, sizeof(h), &none);
+		status = kvpi_proof_recv(g->fd, &h, KVPI_PROOF_HELLO, sizeof(h), &none);
 		if (status != KVP_OK)
 			return status == KVP_E_AGAIN ? KVP_OK : status;
 		memcpy(g->name, h.name, sizeof(g->name));
@@ -424,13 +330,13 @@ static kvp_status guest_step(kvpi_broker *broker, guest *g)
 			return status;
 	}
 	/* Also while it waits for an expectation: it may have gone. */
-	status = recv_with_pidfd(g->fd, &p, PROOF, sizeof(p), &g->pidfd);
+	status = kvpi_proof_recv(g->fd, &p, KVPI_PROOF_PROOF, sizeof(p), &g->pidfd);
 	if (status != KVP_OK)
 		return status == KVP_E_AGAIN ? KVP_OK : status;
 	channel = g->channel;
 	if (channel == NULL || channel->state != KVPI_CHANNEL_WAITING)
 		return kvpi_error(KVP_E_PROTOCOL, "the peer proves what it was not asked, or another was faster");
-	make_mac(channel->token, false, g->nonce, g->own_nonce, expected);
+	kvpi_proof_mac(channel->token, false, g->nonce, g->own_nonce, expected);
 	if (!kvpi_secret_equal(expected, p.mac, sizeof(expected)))
 		return kvpi_error(KVP_E_PROTOCOL, "the peer does not know the token");
 	channel->fd = g->fd;
@@ -457,10 +363,10 @@ static void guests_step(kvpi_broker *broker)
 kvp_status kvpi_broker_expect(
     kvpi_broker *broker, const unsigned char token[KVPI_BROKER_TOKEN_BYTES], kvpi_channel **channel)
 {
-	unsigned char name[KVPI_BROKER_NAME_BYTES];
+	unsigned char name[KVPI_PROOF_NAME_BYTES];
 	kvpi_channel *made;
 
-	token_name(token, name);
+	kvpi_proof_name(token, name);
 	if (find_expected(broker, name) != NULL)
 		return kvpi_error(KVP_E_CONFLICT, "a peer with this token is expected already");
 	made = channel_new(broker, token, true);
@@ -535,7 +441,7 @@ static int try_connect(int fd, const kvpi_channel *channel)
 
 static kvp_status say_hello(kvpi_channel *channel)
 {
-	hello h = {.head = head_of(HELLO)};
+	kvpi_proof_hello h = {.head = kvpi_proof_head_of(KVPI_PROOF_HELLO)};
 	kvp_status status = kvpi_packet_peer(channel->fd, &channel->pid, &channel->pidfd);
 
 	if (status == KVP_OK)
@@ -545,7 +451,7 @@ static kvp_status say_hello(kvpi_channel *channel)
 	kvpi_random(channel->nonce, sizeof(channel->nonce));
 	memcpy(h.nonce, channel->nonce, sizeof(h.nonce));
 	memcpy(h.name, channel->name, sizeof(h.name));
-	status = say(channel->fd, &h, sizeof(h), -1);
+	status = kvpi_proof_say(channel->fd, &h, sizeof(h), -1);
 	channel->connected = status == KVP_OK;
 	return status;
 }
@@ -617,9 +523,9 @@ err:
 static kvp_status connecting_step(kvpi_channel *channel, int64_t now)
 {
 	unsigned char expected[KVPI_HASH_BYTES];
-	proof p = {.head = head_of(PROOF)};
+	kvpi_proof_proof p = {.head = kvpi_proof_head_of(KVPI_PROOF_PROOF)};
 	kvp_status status;
-	answer a;
+	kvpi_proof_answer a;
 
 	if (now >= channel->deadline)
 		return kvpi_error(KVP_E_TIMEOUT, "the peer did not prove within 5 s that it knows the token (unix socket)");
@@ -639,14 +545,14 @@ static kvp_status connecting_step(kvpi_channel *channel, int64_t now)
 		if (status != KVP_OK)
 			return status;
 	}
-	status = recv_with_pidfd(channel->fd, &a, ANSWER, sizeof(a), &channel->pidfd);
+	status = kvpi_proof_recv(channel->fd, &a, KVPI_PROOF_ANSWER, sizeof(a), &channel->pidfd);
 	if (status != KVP_OK)
 		return status;
-	make_mac(channel->token, true, channel->nonce, a.nonce, expected);
+	kvpi_proof_mac(channel->token, true, channel->nonce, a.nonce, expected);
 	if (!kvpi_secret_equal(expected, a.mac, sizeof(expected)))
 		return kvpi_error(KVP_E_PROTOCOL, "the peer does not know the token");
-	make_mac(channel->token, false, channel->nonce, a.nonce, p.mac);
-	status = say(channel->fd, &p, sizeof(p), channel->broker->own_pidfd);
+	kvpi_proof_mac(channel->token, false, channel->nonce, a.nonce, p.mac);
+	status = kvpi_proof_say(channel->fd, &p, sizeof(p), channel->broker->own_pidfd);
 	if (status == KVP_OK)
 		channel->state = KVPI_CHANNEL_UP;
 	return status;

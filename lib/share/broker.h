@@ -17,14 +17,14 @@
  * not know all look alike (65534) and are refused, unless that is who we are.
  *
  * Proof.  Both ends know a secret token from the control session; it never travels here.  Packets, each begins with "kvpB",
- * a version (1) and a kind:
+ * a version (1), a kind and two 0:
  *
  *	1 connecting: name[16], nonce[16]             name = MAC(token, "kvpipe broker name")
  *	2 accepting:  nonce[16], mac[32], own pidfd   mac = MAC(token, "kvpipe broker accepts" | its nonce | own nonce)
  *	3 connecting: mac[32], own pidfd              mac = MAC(token, "kvpipe broker connects" | own nonce | its nonce)
  *
- * MAC is keyed BLAKE2b-256, the name its first half.  The texts differ, so that neither can be thrown back, and both nonces
- * are in them, so that nothing can be said twice.  Where the kernel itself names the peer's process (SO_PEERPIDFD, Linux
+ * MAC is keyed BLAKE2b-256, the name its first half; the name's text has a final 0, the others are filled with 0 to 32
+ * bytes.  They differ, so that neither can be thrown back, and both nonces are in them, so that nothing can be said twice.  Where the kernel itself names the peer's process (SO_PEERPIDFD, Linux
  * 6.5) that counts, and not the pidfd that was sent.  Guests that have proven nothing are few (8) and timed (5 s); more
  * wait in the kernel's queue.  A guest whose token is not expected yet waits its time.
  *

@@ -7,10 +7,8 @@
 
 #include "base/list.h"
 #include "share/broker.h"
+#include "share/proof.h"
 #include "share/rundir.h"
-
-#define KVPI_BROKER_NONCE_BYTES 16
-#define KVPI_BROKER_NAME_BYTES 16 /* the public name of a token */
 
 struct kvpi_channel {
 	kvpi_list node; /* of the broker's */
@@ -18,7 +16,7 @@ struct kvpi_channel {
 	kvpi_channel_state state;
 	bool accepting;
 	unsigned char token[KVPI_BROKER_TOKEN_BYTES];
-	unsigned char name[KVPI_BROKER_NAME_BYTES];
+	unsigned char name[KVPI_PROOF_NAME_BYTES];
 	int fd;      /* -1: nobody has come, or LOST */
 	int pidfd;   /* of the peer; -1: none */
 	pid_t pid;   /* of the peer, 0: not visible */
@@ -29,7 +27,7 @@ struct kvpi_channel {
 	socklen_t address_len;
 	bool connected;
 	int64_t deadline, retry;
-	unsigned char nonce[KVPI_BROKER_NONCE_BYTES];
+	unsigned char nonce[KVPI_PROOF_NONCE_BYTES];
 };
 
 /* Ends what is there of the connection, keeping pidfd: a later question for the peer's death can be answered. */

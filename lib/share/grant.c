@@ -89,7 +89,8 @@ kvpi_grant_end kvpi_grant_poll(kvpi_grants *grants, kvpi_grant grant)
 {
 	if (is_over(grants, grant))
 		return KVPI_GRANT_DONE;
-	look(grants, grant, atomic_load_explicit(&grants->shared[grant.slot].word, memory_order_acquire));
+	/* In one order with what says that this end sleeps (ring.h): a user that does not see that is seen here. */
+	look(grants, grant, atomic_load(&grants->shared[grant.slot].word));
 	return settle(grants, grant);
 }
 
@@ -143,8 +144,10 @@ bool kvpi_grant_recalled(kvpi_grant_slot *slots, kvpi_grant grant)
 	       word_of(grant.generation, CLAIMED);
 }
 
-void kvpi_grant_done(kvpi_grant_slot *slots, kvpi_grant grant)
+bool kvpi_grant_done(kvpi_grant_slot *slots, kvpi_grant grant)
 {
-	/* A store will do: from CLAIMED and from RECALLED, the way leads here. */
-	atomic_store_explicit(&slots[grant.slot].word, word_of(grant.generation, DONE), memory_order_release);
+	/* From CLAIMED and from RECALLED, the way leads here.  An exchange, which tells the two apart at the moment at which the
+	 * user's reads and writes are all behind it. */
+	return atomic_exchange(&slots[grant.slot].word, word_of(grant.generation, DONE)) ==
+	       word_of(grant.generation, CLAIMED);
 }

@@ -73,6 +73,8 @@ void kvpi_grants_peer_gone(kvpi_grants *grants);
 /* User, whose grants come in messages: checks the slot's number.  True: it may touch the memory until it says done. */
 bool kvpi_grant_claim(kvpi_grant_slot *slots, kvpi_grant grant);
 bool kvpi_grant_recalled(kvpi_grant_slot *slots, kvpi_grant grant); /* user, between pieces: true: stop */
-void kvpi_grant_done(kvpi_grant_slot *slots, kvpi_grant grant);     /* user: only after a claim */
+/* User, only after a claim: it touches the memory no more.  True: it was not recalled before, so what was read is what the
+ * owner meant to be read. */
+bool kvpi_grant_done(kvpi_grant_slot *slots, kvpi_grant grant);
 
 #endif

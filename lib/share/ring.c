@@ -64,8 +64,9 @@ static kvp_status make_room(kvpi_ring *ring, uint64_t needed)
 
 	if (ring->position + needed - ring->other <= ring->capacity)
 		return KVP_OK;
-	/* Acquire: what the reader has copied out before is not overwritten earlier. */
-	read = atomic_load_explicit(&ring->shared->read, memory_order_acquire);
+	/* What the reader has copied out before is not overwritten earlier.  And in one order with a word of the connection that
+	 * says that the writer waits for room: a reader that does not see it is seen here. */
+	read = atomic_load(&ring->shared->read);
 	if (read < ring->other || read > ring->position || read % LINE != 0)
 		return kvpi_error(KVP_E_PROTOCOL,
 		    "the peer's place in a shared ring is %" PRIu64 ", which is not between %" PRIu64 " and %" PRIu64, read,

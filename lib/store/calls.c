@@ -67,6 +67,10 @@ void kvpi_store_calls_pinged(kvpi_store_calls *calls, uint64_t id, int64_t now_n
 	calls->next_ping_ns = kvpi_deadline_ms(now_ns, KVPI_STORE_PING_MS);
 	calls->ping_id = id;
 	calls->ping_order = ++calls->sends;
+	if (calls->first_ping_id != 0)
+		return;
+	calls->first_ping_id = id;
+	calls->first_ping_order = calls->ping_order;
 }
 
 void kvpi_store_calls_blocked(kvpi_store_calls *calls, int64_t now_ns)
@@ -80,7 +84,10 @@ void kvpi_store_calls_end(
 {
 	kvpi_store_calls_remove(call);
 	call->status = status;
-	snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	if (sentence[0] != 0) /* hardly ever: a call that went well has none */
+		snprintf(call->sentence, sizeof(call->sentence), "%s", sentence);
+	else
+		call->sentence[0] = 0;
 	call->done = true;
 	calls->on_done(call);
 }
@@ -115,18 +122,24 @@ static void end_all(kvpi_store_calls *calls, kvp_status status)
 		    calls, KVPI_CONTAINER_OF(pos, kvpi_store_call, pending), status, "");
 }
 
-/* The store has answered the last ping: what was sent before it, and has no answer, will get none unless it is
- * parked at this connection. */
+/* The store has answered a ping: what was sent before it, and has no answer, will get none unless it is parked at this
+ * connection.  Answers keep their order on a connection: where the last ping is answered and the first one was not, that
+ * one's connection is gone, even if its name was never heard. */
 static void read_pong(kvpi_store_calls *calls, const kvpi_msg_store_reply *reply, int64_t now_ns)
 {
-	const bool renewed =
-	    calls->connection != UNKNOWN_CONNECTION && calls->connection != reply->number;
+	const bool overtaken = reply->id != calls->first_ping_id;
+	const uint64_t order = overtaken ? calls->ping_order : calls->first_ping_order;
+	const bool renewed = calls->connection == UNKNOWN_CONNECTION
+	                         ? overtaken
+	                         : calls->connection != reply->number;
 
 	calls->connection = reply->number;
+	calls->first_ping_id = reply->id == calls->ping_id ? 0 : calls->ping_id;
+	calls->first_ping_order = calls->ping_order;
 	KVPI_LIST_FOREACH (pos, nxt, &calls->pending) {
 		kvpi_store_call *call = KVPI_CONTAINER_OF(pos, kvpi_store_call, pending);
 
-		if (call->order == 0 || call->order >= calls->ping_order)
+		if (call->order == 0 || call->order >= order)
 			continue;
 		if (!renewed && call->add == NULL)
 			continue;
@@ -162,10 +175,14 @@ void kvpi_store_calls_reply(
 		/* The reply's own call ends likewise: it took place in another store than it was
 		 * meant for. */
 		calls->connection = UNKNOWN_CONNECTION;
+		/* It gets its name before a call may hang on it. */
+		calls->first_ping_id = 0;
+		calls->reachable = false;
+		calls->next_ping_ns = now_ns;
 		end_all(calls, KVP_E_STORE_RESTARTED);
 		return;
 	}
-	if (reply->id == calls->ping_id) {
+	if (reply->id == calls->ping_id || reply->id == calls->first_ping_id) {
 		read_pong(calls, reply, now_ns);
 		return;
 	}

@@ -64,6 +64,7 @@ typedef struct kvpi_store_calls {
 	int64_t heard_ns;
 	int64_t next_ping_ns;
 	uint64_t ping_id, ping_order;           /* of the last one */
+	uint64_t first_ping_id, first_ping_order; /* of the first one not answered; 0: all were */
 	void (*on_done)(kvpi_store_call *call); /* wakes who waits for it */
 } kvpi_store_calls;
 

@@ -527,20 +527,36 @@ kvp_status kvp_store_compare_set(kvp_store *store, const char *key, const void *
 	return status;
 }
 
-kvp_status kvp_store_delete(kvp_store *store, const char *key, int timeout_ms)
+static kvp_status delete_key(
+    kvp_store *store, const char *name, const char *key, kvpi_msg *msg, int timeout_ms)
 {
-	static const char name[] = "kvp_store_delete";
-	kvpi_msg msg = {
-	    .id = KVPI_MSG_store_delete, .u.store_delete = {.key = kvpi_view_text(key)}};
 	answer a = {0};
 	int ms = 0;
 	kvp_status status = begin(store, name, key, timeout_ms, &ms);
 
 	if (status != KVP_OK)
 		return status;
-	status = ask(store, name, key, &msg, &a, ms);
+	msg->u.store_delete.key = kvpi_view_text(key);
+	status = ask(store, name, key, msg, &a, ms);
 	free_answer(&a);
 	return status;
+}
+
+kvp_status kvp_store_delete(kvp_store *store, const char *key, int timeout_ms)
+{
+	kvpi_msg msg = {.id = KVPI_MSG_store_delete};
+
+	return delete_key(store, "kvp_store_delete", key, &msg, timeout_ms);
+}
+
+kvp_status kvpi_store_delete_if(
+    kvp_store *store, const char *key, const void *expected, size_t expected_len, int timeout_ms)
+{
+	kvpi_msg msg = {.id = KVPI_MSG_store_delete,
+	    .u.store_delete = {.expected = kvpi_view_of(expected, expected_len),
+	        .present = KVPI_HAS(store_delete, expected)}};
+
+	return delete_key(store, "kvp_store_delete", key, &msg, timeout_ms);
 }
 
 /* ---- wait and take ---- */

@@ -47,6 +47,11 @@ typedef struct kvpi_store_gathering {
 kvp_status kvpi_store_gather(kvp_store *store, const char *name, const kvpi_store_gathering *gathering,
     kvp_bytes *values, unsigned char *missing, int ms);
 
+/* Deletes the key if it has this value: what one put there oneself, and nobody else has replaced since.
+ * KVP_E_CONFLICT if it has another one, KVP_E_NOT_FOUND. */
+kvp_status kvpi_store_delete_if(
+    kvp_store *store, const char *key, const void *expected, size_t expected_len, int timeout_ms);
+
 /* Checks the handle as every public call does. */
 kvp_status kvpi_store_check(const kvp_store *store, const char *call);
 

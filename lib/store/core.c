@@ -510,6 +510,9 @@ static kvp_status handle_delete(kvpi_store_core *core, const kvpi_msg_store_dele
 
 	if (key == NULL)
 		return kvpi_error(KVP_E_NOT_FOUND, "the key does not exist");
+	if (del->present & KVPI_HAS(store_delete, expected) &&
+	    !kvpi_view_equal(kvpi_view_of(key->value, key->len), del->expected))
+		return kvpi_error(KVP_E_CONFLICT, "the key has another value");
 	kvpi_store_keys_drop(&core->keys, key);
 	return KVP_OK;
 }
@@ -591,6 +594,29 @@ static void handle_ping(const kvpi_zid *client, kvpi_msg_store_reply *reply)
 	reply->present |= KVPI_HAS(store_reply, number);
 }
 
+/* ---- time ---- */
+
+/* Drops keys and ends parked calls whose time has come. */
+static void run_out(kvpi_store_core *core, int64_t now_ns)
+{
+	kvpi_heap_node *node;
+
+	/* Keys first: a call that ends at the same moment is told that they are gone. */
+	while (kvpi_store_keys_expire(&core->keys, now_ns))
+		kvpi_counter_add(&core->stats.expired, 1);
+	while ((node = kvpi_heap_peek(&core->timers)) != NULL && node->key <= now_ns) {
+		wait *w = KVPI_CONTAINER_OF(node, wait, timer);
+
+		answer_missing(core, w, KVP_E_TIMEOUT);
+		unpark(core, w);
+		free(w);
+		kvpi_counter_add(&core->stats.wait_timeouts, 1);
+	}
+	kvpi_store_once_advance(&core->once, now_ns);
+	kvpi_counter_add(
+	    &core->stats.wait_timeouts, kvpi_store_gathers_advance(core->gathers, now_ns));
+}
+
 /* ---- all requests ---- */
 
 /* So that the id of a request can be read and written without asking for its kind. */
@@ -618,7 +644,7 @@ kvp_status kvpi_store_core_handle(
 		return kvpi_error(
 		    KVP_E_PROTOCOL, "%s is not a request to a store", kvpi_msg_name(msg->id));
 	kvpi_counter_add(&core->stats.requests[msg->id - KVPI_MSG_store_open], 1);
-	kvpi_store_core_advance(core, now_ns);
+	run_out(core, now_ns);
 
 	reply = reply_to(core, msg->u.store_ping.id);
 	switch (msg->id) {
@@ -672,22 +698,7 @@ done:
 
 void kvpi_store_core_advance(kvpi_store_core *core, int64_t now_ns)
 {
-	kvpi_heap_node *node;
-
-	/* Keys first: a call that ends at the same moment is told that they are gone. */
-	while (kvpi_store_keys_expire(&core->keys, now_ns))
-		kvpi_counter_add(&core->stats.expired, 1);
-	while ((node = kvpi_heap_peek(&core->timers)) != NULL && node->key <= now_ns) {
-		wait *w = KVPI_CONTAINER_OF(node, wait, timer);
-
-		answer_missing(core, w, KVP_E_TIMEOUT);
-		unpark(core, w);
-		free(w);
-		kvpi_counter_add(&core->stats.wait_timeouts, 1);
-	}
-	kvpi_store_once_advance(&core->once, now_ns);
-	kvpi_counter_add(
-	    &core->stats.wait_timeouts, kvpi_store_gathers_advance(core->gathers, now_ns));
+	run_out(core, now_ns);
 	publish_gauges(core);
 }
 

@@ -20,6 +20,8 @@
 #define HOST_BYTES 512
 #define JOIN_BYTES (HOST_BYTES + 64)
 #define EPOCH_TTL_MS (INT64_C(24) * 3600 * 1000)
+#define LINGER_MS 2000 /* a join outlives its call by this, for the others to see who came */
+#define LOOK_MS 1000   /* between two looks at those who came, while others are awaited */
 #define HERE_MS 3000 /* for all to say that they are here; at most a quarter of the time left */
 
 /* What a rank says of itself when it joins. */
@@ -75,7 +77,7 @@ static kvp_status put_join(
 	if (status != KVP_OK)
 		return status;
 	kvp_store_set_options_init(&options);
-	options.ttl_ms = (int64_t)op->ms + op->ms / 4 + 1000;
+	options.ttl_ms = (int64_t)ms + LINGER_MS;
 	return kvp_store_set(group->store, key, value, len, &options, ms);
 }
 
@@ -251,6 +253,119 @@ static kvp_status check_joins(kvp_group *group, const kvpi_group_op *op, const g
 	return kvpi_error(KVP_E_CONFLICT, "%s: group %s: %s", op->call, group->name, why);
 }
 
+/* Of one who says another world size than rank 0. */
+typedef struct misfit {
+	int rank; /* 0: there is none */
+	group_join join;
+} misfit;
+
+static void say_sizes(const kvp_group *group, const misfit *other, char *why, size_t size)
+{
+	snprintf(why, size, "rank %d says the world size is %d, rank 0 says %d", other->rank,
+	    other->join.world_size, group->world_size);
+}
+
+/* Looks for a misfit among those who have come, and tells the first one, by an answer that only a living process
+ * takes. */
+static kvp_status find_misfit(const kvp_group *group, const kvpi_group_op *op,
+    const kvpi_group_keys *keys, misfit *other)
+{
+	char why[128];
+	kvp_bytes value;
+	int ms;
+
+	for (int i = 1; i < group->world_size; i++) {
+		kvp_status status = keys->missing[i] ? KVP_E_NOT_FOUND : kvpi_group_time_left(op, &ms);
+
+		if (status == KVP_OK)
+			status = kvp_store_get(group->store, keys->keys[i], &value, ms);
+		if (status == KVP_E_NOT_FOUND)
+			continue;
+		if (status != KVP_OK)
+			return status;
+		const bool fits =
+		    !parse_join(&value, &other->join) || other->join.world_size == group->world_size;
+		kvp_bytes_free(&value);
+		if (fits)
+			continue;
+		other->rank = i;
+		say_sizes(group, other, why, sizeof(why));
+		return refuse(group, op, other->join.uuid, why);
+	}
+	return KVP_OK;
+}
+
+/* Tells all others who have come, up to the larger of the two world sizes. */
+static void refuse_all(const kvp_group *group, const kvpi_group_op *op, const misfit *other)
+{
+	const int most = other->join.world_size > group->world_size ? other->join.world_size : group->world_size;
+	char key[KVPI_GROUP_KEY_BYTES], why[128];
+	kvp_bytes value;
+	group_join join;
+	int ms;
+
+	say_sizes(group, other, why, sizeof(why));
+	for (int i = 1; i < most && i < KVPI_GROUP_WORLD_MAX && kvpi_group_time_left(op, &ms) == KVP_OK; i++) {
+		kvpi_group_key(group, key, "join/%d", i);
+		if (i == other->rank || kvp_store_get(group->store, key, &value, ms) != KVP_OK)
+			continue;
+		if (parse_join(&value, &join))
+			refuse(group, op, join.uuid, why);
+		kvp_bytes_free(&value);
+	}
+}
+
+/* KVP_E_CONFLICT once the misfit has taken its answer: then it lives, and is no leftover of an earlier run, whose
+ * place the right process has yet to take. */
+static kvp_status check_misfit(const kvp_group *group, const kvpi_group_op *op,
+    const kvpi_group_keys *keys, misfit *other)
+{
+	char key[KVPI_GROUP_KEY_BYTES], why[128];
+	kvp_bytes value;
+	int ms;
+	kvp_status status;
+
+	if (other->rank == 0)
+		return find_misfit(group, op, keys, other);
+	status = kvpi_group_time_left(op, &ms);
+	if (status != KVP_OK)
+		return status;
+	kvpi_group_key(group, key, "form/%s", other->join.uuid);
+	status = kvp_store_get(group->store, key, &value, ms);
+	if (status == KVP_OK)
+		kvp_bytes_free(&value);
+	if (status != KVP_E_NOT_FOUND)
+		return status;
+	refuse_all(group, op, other);
+	say_sizes(group, other, why, sizeof(why));
+	return kvpi_error(KVP_E_CONFLICT, "%s: group %s: %s", op->call, group->name, why);
+}
+
+/* Takes all joins at once.  Somebody with another world size may keep the others away for ever: so it looks from time
+ * to time. */
+static kvp_status take_joins(
+    const kvp_group *group, const kvpi_group_op *op, kvpi_group_keys *keys, kvp_bytes *values)
+{
+	misfit other = {0};
+
+	for (;;) {
+		kvpi_group_op part = *op;
+		int ms;
+		kvp_status status = kvpi_group_time_left(op, &ms);
+
+		/* The last part is not a short one: it tells who did not come. */
+		if (status == KVP_OK && ms > 2 * LOOK_MS)
+			status = kvpi_group_op_part(op, 1, LOOK_MS, &part);
+		if (status == KVP_OK)
+			status = kvpi_group_take_all(group, &part, keys, values);
+		if (status != KVP_E_TIMEOUT || part.deadline_ns == op->deadline_ns)
+			return status;
+		status = check_misfit(group, op, keys, &other);
+		if (status != KVP_OK)
+			return status;
+	}
+}
+
 /* Rank 0 takes all joins and makes a group of them, or finds that it has to begin again. */
 static kvp_status make_group(
     kvp_group *group, const kvpi_group_op *op, const group_join *own, bool *again)
@@ -269,7 +384,7 @@ static kvp_status make_group(
 		status = kvpi_error_nomem("a group");
 		goto out;
 	}
-	status = kvpi_group_take_all(group, op, &keys, values);
+	status = take_joins(group, op, &keys, values);
 	if (status == KVP_E_TIMEOUT)
 		status = kvpi_group_name_late(group, op, keys.missing);
 	if (status != KVP_OK)
@@ -298,8 +413,8 @@ static kvp_status who_did_not_come(const kvp_group *group, const kvpi_group_op *
 	status = kvpi_group_wait_all(group, &once, &keys);
 	if (status == KVP_OK)
 		status = kvpi_error(KVP_E_TIMEOUT,
-		    "%s: all ranks of group %s came, but rank 0 did not form it "
-		    "within %d ms",
+		    "%s: rank 0 of group %s came, but did not form it within %d ms; it may have "
+		    "given up or died",
 		    op->call, group->name, op->ms);
 	else if (status == KVP_E_TIMEOUT && keys.missing[group->rank])
 		status = kvpi_error(KVP_E_TIMEOUT,

@@ -22,6 +22,11 @@ refuses () {
     fail "kvpipe-bench $* did not complain like $refuses_pattern"
 }
 
+# Of the program `long`; the kernel may not tell.
+children_of_long () { cat "/proc/$(pid_of long)/task/$(pid_of long)/children"; }
+# shellcheck disable=SC2317 # until_true calls it
+has_children () { children_of_long | grep -q ' '; }
+
 # is_document FILE: a whole one, with results whose figures are numbers
 is_document () {
   awk '
@@ -87,10 +92,9 @@ refuses 1 'cannot write' pipe --quick --repeat 1 --what posting --json "$tmp/no/
 
 echo "children go with their parent"
 start long "$bench" pipe --what throughput --sizes 64MiB --repeat 100
-has_children () { grep -q ' ' "/proc/$(pid_of long)/task/$(pid_of long)/children"; }
 if [ -e "/proc/$$/task/$$/children" ]; then
   until_true "$patience_s" has_children || fail "there are no child processes"
-  children=$(cat "/proc/$(pid_of long)/task/$(pid_of long)/children")
+  children=$(children_of_long)
   kill -9 "$(pid_of long)"
   for child in $children; do
     until_true "$patience_s" has_ended "$child" || fail "a child outlives its parent"

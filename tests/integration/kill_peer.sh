@@ -30,6 +30,13 @@ in_mid_transfer
 kill -9 "$(pid_of producer)"
 ends_badly consumer 'rank 0'
 
+echo "the consumer is killed, and known to be gone long before three heartbeats have passed"
+alive="--set heartbeat_ms=60000"
+in_mid_transfer
+kill -9 "$(pid_of consumer)"
+ends_badly producer 'rank 1'
+alive="--set heartbeat_ms=200"
+
 echo "the consumer is stopped, not dead: it does not answer"
 in_mid_transfer
 kill -STOP "$(pid_of consumer)"

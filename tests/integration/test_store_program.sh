@@ -156,6 +156,19 @@ start_at --bind "lo:$free-$free"
 refuses 1 'in use' "$store_tool" --bind "127.0.0.1:$free-$free"
 stops TERM
 
+echo "metrics over HTTP"
+if "$store_tool" --metrics 127.0.0.1:9-8 2>&1 >/dev/null | grep -q 'without libmicrohttpd'; then
+  echo "  left out: this build has no libmicrohttpd"
+else
+  start_at --metrics 127.0.0.1:0
+  metrics=$(sed -n 's/^kvpipe-store: metrics are at //p' "$tmp/store.err")
+  echo "$metrics" | grep -Eqx 'http://127\.0\.0\.1:[0-9]+/metrics' || fail "the url of the metrics was not told"
+  [ "$(wc -l <"$tmp/store.out")" -eq 1 ] || fail "standard output has more than the store's url"
+  ! command -v curl >/dev/null || says '^kvpipe_store_protocol_errors_total[{].*[}] 0$' curl -s --max-time "$patience_s" "$metrics"
+  stops TERM
+  refuses 1 'not a loopback address.*metrics' "$store_tool" --metrics 0.0.0.0:0
+fi
+
 echo "mistakes"
 refuses 1 'no range of ports' "$store_tool" --bind 127.0.0.1:9-8
 refuses 1 'not a loopback address' "$store_tool" --bind 0.0.0.0:0

@@ -96,10 +96,17 @@ tool_rows () {
     cd "$1" || exit
     for file in tools/*.c; do
       [ -e "$file" ] || continue
-      # "  --name ARGUMENT   what it is\\n": two blanks or more before what it is.
-      sed -n 's/^ *"  \(--[a-z].*\)\\n".*/\1/p' "$file" | awk -v tool="$(basename "$file" .c)" '
+      # "  --name ARGUMENT   what it is\n": two blanks or more before what it is, which may go on in lines of blanks
+      # and text. What is done instead of all else stands in the usage: "       TOOL --name ARGUMENT   what it does\n".
+      sed -n 's/^ *"\(  .*\)\\n".*/\1/p' "$file" | awk -v tool="$(basename "$file" .c)" '
+        function flush() { if (row != "") print row " |"; row = "" }
+        { blanks = match($0, /[^ ]/) - 1; sub(/^ */, "") }
+        blanks > 12 && row != "" { row = row " " $0; next }
+        { flush() }
+        $1 == tool && $2 ~ /^--/ { sub(/^[^ ]* /, "") }
         /^--help, --version/ { print tool "|| `--help`, `--version` | this text; the version |"; next }
-        match($0, /   */) { print tool "|| `" substr($0, 1, RSTART - 1) "` | " substr($0, RSTART + RLENGTH) " |" }'
+        /^--/ && match($0, /   */) { row = tool "|| `" substr($0, 1, RSTART - 1) "` | " substr($0, RSTART + RLENGTH) }
+        END { flush() }'
     done
     for file in bench/*.c; do
       [ -e "$file" ] || continue

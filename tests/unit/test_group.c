@@ -336,6 +336,39 @@ START_TEST(world_sizes_differ)
 }
 END_TEST
 
+/* Rank 0 waits for ranks that will never come: it looks at those who came. */
+START_TEST(world_sizes_differ_and_rank_0_has_the_larger)
+{
+	static const char left[] = "0123456789abcdef0123456789abcdef 9 boot= name=x shm=0 ipc=0 pid=0 net=0";
+	const char *refusal = "g/default/form/0123456789abcdef0123456789abcdef";
+	member members[3];
+
+	begin();
+	for (int i = 0; i < 3; i++)
+		members[i] = (member){.store = store, .rank = i, .world_size = 3};
+	/* A join that a dead process has left is no conflict: it does not take rank 0's answer. */
+	KIT_OK(kvp_store_set(store, "g/default/join/1", left, strlen(left), NULL, SOON_MS));
+	start_member(&members[0]);
+	KIT_OK(kvp_store_wait(store, &refusal, 1, NULL, NULL, SOON_MS));
+	start_member(&members[1]);
+	wait_parked(2);
+	start_member(&members[2]);
+	for (int i = 0; i < 3; i++)
+		join_opened(&members[i]);
+
+	for (int i = 0; i < 3; i++) {
+		members[i] = (member){.store = store, .rank = i, .world_size = i == 0 ? 4 : 3};
+		start_member(&members[i]);
+	}
+	for (int i = 0; i < 3; i++) {
+		join_member(&members[i]);
+		ck_assert_int_eq(members[i].opened, KVP_E_CONFLICT);
+		ck_assert_ptr_nonnull(strstr(members[i].sentence, "says the world size is 3, rank 0 says 4"));
+	}
+	finish();
+}
+END_TEST
+
 START_TEST(a_rank_taken_twice)
 {
 	member first, second, other;
@@ -529,7 +562,8 @@ int main(void)
 	const TTest *const sized[] = {threads_with_own_handles, threads_with_one_handle};
 	const TTest *const once[] = {pairs_in_parallel, names_keep_groups_apart, epochs_grow,
 	    objects_up_to_the_limit, more_keys_than_a_call_takes, missing_ranks_are_named,
-	    late_ranks_are_named, world_sizes_differ, a_rank_taken_twice, nonsense_in_the_store,
+	    late_ranks_are_named, world_sizes_differ,
+	    world_sizes_differ_and_rank_0_has_the_larger, a_rank_taken_twice, nonsense_in_the_store,
 	    misuse, forked_child, without_memory};
 	/* Once with each number of ranks, then the rest. */
 	const int failed =

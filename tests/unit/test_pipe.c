@@ -7,11 +7,12 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static const char *const planes[] = {"tcp", "self"};
+static const char *const planes[] = {"tcp", "self", "shm"};
 #define PLANES ((int)(sizeof(planes) / sizeof(planes[0])))
 #define MIB ((size_t)1 << 20)
 
@@ -600,17 +601,19 @@ START_TEST(explain_and_metrics)
 {
 	kit_pair pair;
 	static char text[65536];
-	char small[4];
+	char small[4], expected[64];
 	size_t needed = 0;
 
-	kit_pair_init(&pair, _i == 0 ? "tcp" : NULL);
+	snprintf(expected, sizeof(expected), "to \"kv rank 1\" by %s", planes[_i]);
+	kit_pair_init(&pair, _i == 1 ? NULL : planes[_i]);
 	kit_pair_open(&pair);
 	KIT_STATUS(kvp_pipe_explain(pair.a, small, sizeof(small), &needed), KVP_E_TOO_LARGE);
 	ck_assert_uint_gt(needed, sizeof(small));
 	KIT_OK(kvp_pipe_explain(pair.a, text, sizeof(text), &needed));
 	ck_assert_uint_eq(strlen(text) + 1, needed);
-	ck_assert_ptr_nonnull(strstr(text, _i == 0 ? "to \"kv rank 1\" by tcp" : "to \"kv rank 1\" by self"));
-	ck_assert_ptr_nonnull(strstr(text, _i == 0 ? "  tcp: yes" : "  tcp: not needed"));
+	ck_assert_ptr_nonnull(strstr(text, expected));
+	ck_assert_ptr_nonnull(strstr(text, _i == 0 ? "  tcp: yes" : _i == 1 ? "  tcp: not needed" : "  shm: yes"));
+	ck_assert(_i != 2 || strstr(text, "  bytes: memory from kvp_mem_alloc is mapped") != NULL);
 	KIT_OK(kvp_metrics_text(NULL, text, sizeof(text), &needed));
 	ck_assert_ptr_nonnull(strstr(text, "kvpipe_pipe_sent_bytes_total"));
 	kit_pair_free(&pair);

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const planes[] = {"tcp", "self"};
+static const char *const planes[] = {"tcp", "self", "shm"};
 #define PLANES ((int)(sizeof(planes) / sizeof(planes[0])))
 #define LEN ((size_t)3 << 20)
 

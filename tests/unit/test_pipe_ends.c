@@ -224,6 +224,13 @@ START_TEST(rank_0_hosts_the_store)
 }
 END_TEST
 
+static int note_key(void *user, const char *key)
+{
+	(void)key;
+	++*(int *)user;
+	return 0;
+}
+
 START_TEST(peers_by_name)
 {
 	kit_pair pair;
@@ -233,6 +240,8 @@ START_TEST(peers_by_name)
 	char data[64], got[64];
 	kvp_tensor from = bytes_tensor(data, 64), to;
 	kvp_pipe *none = NULL;
+	kvp_store *store;
+	int keys = 0;
 
 	kit_random_fill(data, sizeof(data), 3);
 	kit_pair_init(&pair, NULL);
@@ -261,6 +270,11 @@ START_TEST(peers_by_name)
 	KIT_STATUS(kvp_pipe_send(pipes[2], &from, NULL, NULL), KVP_E_INVALID);
 	for (int i = 0; i < 3; i++)
 		kvp_pipe_free(pipes[i]);
+	/* Endpoints that have gone leave nothing in the store. */
+	KIT_OK(kvp_store_open(NULL, options[0].store_url, NULL, 5000, &store));
+	KIT_OK(kvp_store_list(store, "pipe/", note_key, &keys, 5000));
+	ck_assert_int_eq(keys, 0);
+	kvp_store_free(store);
 	options[0].send_to = "nobody";
 	KIT_STATUS(kvp_pipe_open(NULL, &options[0], 200, &none), KVP_E_TIMEOUT);
 	ck_assert_ptr_nonnull(strstr(kvp_last_error(), "nobody"));
@@ -612,6 +626,7 @@ typedef struct child_work {
 } child_work;
 
 static int heartbeat_ms; /* of both; set before the fork */
+static const char *plane = "";
 
 /* Opens rank 1 and then does nothing at all. */
 static int be_rank_1(void *arg)
@@ -624,6 +639,7 @@ static int be_rank_1(void *arg)
 	options.store_url = work->url;
 	options.kv_rank = 1;
 	options.heartbeat_ms = heartbeat_ms;
+	options.planes = plane;
 	if (kvp_pipe_open(NULL, &options, 20000, &pipe) != KVP_OK)
 		return 1;
 	if (write(work->ready, "x", 1) != 1)
@@ -668,6 +684,7 @@ static void lose_the_peer(int signal_number)
 	kvp_pipe_options_init(&options);
 	options.store_url = kvp_store_server_url(server);
 	options.heartbeat_ms = heartbeat_ms;
+	options.planes = plane;
 	KIT_OK(kvp_pipe_open(NULL, &options, 20000, &pipe));
 	ck_assert_int_eq(read(up[0], &x, 1), 1);
 
@@ -705,6 +722,7 @@ END_TEST
 START_TEST(a_killed_neighbour_is_known_at_once)
 {
 	heartbeat_ms = 60000;
+	plane = _i ? "shm" : "tcp";
 	lose_the_peer(SIGKILL);
 }
 END_TEST

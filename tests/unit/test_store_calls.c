@@ -143,10 +143,36 @@ START_TEST(a_new_incarnation_ends_all)
 	ck_assert_ptr_null(last_read);
 	ck_assert_uint_eq(atomic_load(&calls.incarnation), 2);
 	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
-	/* The handle goes on with the new one. */
-	add_sent(&later, 2);
+	/* The handle goes on with the new one, once a ping is ahead: its connection has no name yet. */
+	add(&later);
+	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
+	ck_assert_int_le(kvpi_store_calls_ping_due(&calls), 2);
+	kvpi_store_calls_pinged(&calls, 2000, 2);
+	ck_assert_ptr_eq(kvpi_store_calls_unsent(&calls), &later);
+	kvpi_store_calls_sent(&calls, &later, 2);
 	reply(later.id, 2, KVP_OK, 0, 3);
 	check_done(&later, KVP_OK);
+}
+END_TEST
+
+/* The first ping went with its connection, unanswered: the name of the next one is the first that is heard. */
+START_TEST(a_connection_that_broke_without_a_name_is_noticed)
+{
+	kvpi_store_call old, later;
+
+	begin();
+	add_sent(&old, 0);
+	kvpi_store_calls_pinged(&calls, 1001, 1000 * MS);
+	add_sent(&later, 1000 * MS);
+	reply(1001, 1, KVP_OK, 8, 1001 * MS);
+	check_done(&old, KVP_E_STORE_LOST);
+	ck_assert(!later.done);
+	/* Answers that only come late, but in order, say nothing of the kind. */
+	kvpi_store_calls_pinged(&calls, 1002, 2000 * MS);
+	kvpi_store_calls_pinged(&calls, 1003, 3000 * MS);
+	reply(1002, 1, KVP_OK, 8, 3500 * MS);
+	reply(1003, 1, KVP_OK, 8, 3600 * MS);
+	ck_assert(!later.done);
 }
 END_TEST
 
@@ -263,6 +289,73 @@ START_TEST(what_silence_means)
 }
 END_TEST
 
+/* On a new connection: an addition with its age, a gathering as it is, the others not. */
+START_TEST(what_may_be_said_again)
+{
+	kvpi_msg msg = {.id = KVPI_MSG_store_add,
+	    .u.store_add = {.id = 1,
+	        .key = kvpi_view_text("n"),
+	        .delta = 1,
+	        .once = kvpi_view_text("name"),
+	        .present = KVPI_HAS(store_add, once)}};
+	kvpi_store_call addition, gathering, other;
+	kvpi_msg_reader *reader = kvpi_msg_reader_new();
+	kvpi_msg said;
+
+	begin();
+	ping(5, 0);
+	add_sent(&addition, 10 * MS);
+	addition.add = &msg;
+	add_sent(&gathering, 10 * MS);
+	gathering.repeats = true;
+	add_sent(&other, 10 * MS);
+	ping(6, 110 * MS);
+	check_done(&other, KVP_E_STORE_LOST);
+	ck_assert(!addition.done && !gathering.done);
+	ck_assert_ptr_eq(kvpi_store_calls_unsent(&calls), &addition);
+	KIT_OK(kvpi_msg_decode(reader, addition.frame.data, addition.frame.len, KVPI_STORE_FRAME_MAX, &said));
+	ck_assert_uint_eq(said.u.store_add.age_ms, 101); /* rounded up */
+	ping(6, 115 * MS);                               /* it waits once only */
+	kvpi_store_calls_sent(&calls, &addition, 120 * MS);
+	ck_assert_ptr_eq(kvpi_store_calls_unsent(&calls), &gathering);
+	kvpi_store_calls_sent(&calls, &gathering, 120 * MS);
+	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
+
+	/* On the same connection a gathering may be parked, but an addition is answered in order. */
+	ping(6, 210 * MS);
+	ck_assert_ptr_eq(kvpi_store_calls_unsent(&calls), &addition);
+	KIT_OK(kvpi_msg_decode(reader, addition.frame.data, addition.frame.len, KVPI_STORE_FRAME_MAX, &said));
+	ck_assert_uint_eq(said.u.store_add.age_ms, 201); /* since the first time */
+	/* The late answer to the first saying ends it all the same. */
+	reply(addition.id, 1, KVP_OK, 1, 211 * MS);
+	check_done(&addition, KVP_OK);
+	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
+	/* What was said is not "nothing was changed" when its time runs out. */
+	kvpi_store_calls_run_out(&calls, &gathering, 212 * MS);
+	ck_assert(gathering.done);
+	kvpi_buf_fini(&addition.frame);
+	kvpi_msg_reader_free(reader);
+}
+END_TEST
+
+START_TEST(meant_for_another_store)
+{
+	kvpi_store_call call;
+
+	begin();
+	ping(5, 0); /* incarnation 1 */
+	memset(&call, 0, sizeof(call));
+	call.incarnation = 2;
+	kvpi_store_calls_add(&calls, &call);
+	check_done(&call, KVP_E_STORE_RESTARTED);
+	ck_assert_ptr_null(kvpi_store_calls_unsent(&calls));
+	memset(&call, 0, sizeof(call));
+	call.incarnation = 1;
+	kvpi_store_calls_add(&calls, &call);
+	ck_assert(!call.done);
+}
+END_TEST
+
 KIT_MAIN("store calls", replies_find_their_calls, sent_in_order_of_arrival,
     a_new_incarnation_ends_all, a_new_connection_ends_what_hung_on_the_old_one,
-    calls_sent_after_the_ping_survive, pings_while_pending, what_silence_means)
+    calls_sent_after_the_ping_survive, pings_while_pending, what_silence_means, what_may_be_said_again, meant_for_another_store, a_connection_that_broke_without_a_name_is_noticed)

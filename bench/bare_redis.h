@@ -3,8 +3,8 @@
  * Redis, to have a known figure beside ours: a server of our own on a free loopback port, asked over a raw
  * socket in its protocol.  What is not installed is not measured.
  */
-#ifndef BENCH_REDIS_H
-#define BENCH_REDIS_H
+#ifndef BENCH_BARE_REDIS_H
+#define BENCH_BARE_REDIS_H
 
 #include <stddef.h>
 #include <sys/types.h>

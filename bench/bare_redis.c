@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * A redis-server and a client of a few lines.  See redis.h.
+ * A redis-server and a client of a few lines.  See bare_redis.h.
  */
-#include "redis.h"
+#include "bare_redis.h"
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
