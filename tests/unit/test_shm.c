@@ -705,20 +705,24 @@ END_TEST
 
 START_TEST(judges_by_what_the_two_share)
 {
-	static const kvpi_hostid base = {.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4};
+	static const kvpi_hostid base = {.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4, .user = 5};
 	const kvpi_plane_ops *ops = kvpi_plane_registry()[shm_index()];
 	static const struct {
 		kvpi_hostid theirs;
 		kvp_status status;
 		const char *why;
 	} rows[] = {
-	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 4}, KVP_OK, "run directory"},
-	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2}, KVP_OK, "network namespace"},
-	    {{.boot_id = "b", .pid_ns = 8, .net_ns = 2}, KVP_OK, "pid namespaces"},
-	    {{.boot_id = "c", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "another host"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 4}, KVP_OK, "run directory"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 1, .net_ns = 2}, KVP_OK, "network namespace"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 8, .net_ns = 2}, KVP_OK, "pid namespaces"},
+	    {{.boot_id = "c", .user = 5, .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "another host"},
 	    {{.net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "another host"},
-	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 5}, KVP_E_UNSUPPORTED, "neither"},
-	    {{.boot_id = "b"}, KVP_E_UNSUPPORTED, "not known"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 5}, KVP_E_UNSUPPORTED, "neither"},
+	    {{.boot_id = "b", .user = 5}, KVP_E_UNSUPPORTED, "not known"},
+	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4, .user = 6}, KVP_E_UNSUPPORTED, "different users"},
+	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "different users"},
+	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4, .user = 5, .user_ns = 7}, KVP_E_UNSUPPORTED,
+	        "user namespaces"},
 	};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
