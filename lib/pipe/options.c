@@ -25,7 +25,7 @@ static const kvpi_option rows[] = {
     {FIELD(heartbeat_ms), .type = KVPI_OPT_INT, .min = 10, .max = 60000, .def = 1000,
      .help = "sign-of-life interval, milliseconds; three missed and the peer is lost"},
     {FIELD(bind_host), .type = KVPI_OPT_STRING, .def_text = "127.0.0.1", .help = "where data and control listen"},
-    {FIELD(planes), .type = KVPI_OPT_STRING, .def_text = "", .help = "allowed data planes, comma-separated"},
+    {FIELD(planes), .type = KVPI_OPT_STRING, .def_text = "", .help = "allowed data planes, comma-separated, best first"},
     {FIELD(advertise_host), .type = KVPI_OPT_STRING, .help = "what peers are told to connect to"},
     {FIELD(port_range), .type = KVPI_OPT_STRING, .def_text = "", .help = "ports to listen on, first-last"},
     {FIELD(tcp_streams), .type = KVPI_OPT_INT, .min = 1, .max = 16, .def = 1, .help = "parallel tcp connections"},

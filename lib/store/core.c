@@ -211,6 +211,13 @@ static wait_name name_wait(const kvpi_zid *client, uint64_t id)
 	return name;
 }
 
+static bool is_parked(const kvpi_store_core *core, const kvpi_zid *client, uint64_t id)
+{
+	const wait_name name = name_wait(client, id);
+
+	return kvpi_map_get(core->waits, name.bytes, name.len) != NULL;
+}
+
 static void release_keys(kvpi_store_core *core, wait *w)
 {
 	for (size_t i = 0; i < w->count && kvpi_list_linked(&w->holds[i].node); i++) {
@@ -338,6 +345,9 @@ static kvp_status handle_get(
 
 	if (status != KVP_OK)
 		return status;
+	/* A client that is not sure whether a wait has gone with its connection says it again, maybe on the same one. */
+	if (!get->take && is_parked(core, client, get->id))
+		return KVP_OK;
 	w = kvpi_calloc(1, sizeof(*w) + get->keys.count * sizeof(w->holds[0]));
 	if (w == NULL)
 		return kvpi_error_nomem("a call to the store");

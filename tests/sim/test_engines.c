@@ -252,6 +252,7 @@ static void engine_open(end *e)
 	    "fault(self; seed=%u; delay=%ums; reorder=200; again=50)",
 	    "fault(self; seed=%u; delay=%ums; loss=30; refuse=200)",
 	    "fault(self; seed=%u; delay=%ums; loss=100; freeze=20; freeze_time=40ms; again=100; reorder=300)",
+	    "fault(self; seed=%u; delay=%ums; drop=150; duplicate=150)",
 	};
 	const char *way = ways[net_draw(sizeof(ways) / sizeof(ways[0]))];
 	kvpi_engine_params params = {.context = e->world->context,
