@@ -6,13 +6,12 @@
  * happens: each request ends exactly once, tensors are met in order, none is skipped, none is taken for another, each
  * has its own bytes, memory is not touched after its request's end, and when the network recovers everything is
  * delivered.
- *
- * A failing seed is printed; KVP_SIM_SEED=n runs that one alone, KVP_SIM_SEEDS=n so many (1000).
  */
 #include "kit/kit.h"
 
 #include "engine/rx.h"
 #include "engine/tx.h"
+#include "sim/seeds.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -462,28 +461,9 @@ static void run_seed(uint64_t seed)
 	free(w);
 }
 
-static uint64_t current; /* 0: none is running */
-
-static void tell_seed(void)
-{
-	if (current != 0)
-		fprintf(stderr, "seed %llu failed; again with KVP_SIM_SEED=%llu\n", (unsigned long long)current,
-		        (unsigned long long)current);
-}
-
 START_TEST(a_bad_network_delays_but_never_loses)
 {
-	const char *one = getenv("KVP_SIM_SEED"), *many = getenv("KVP_SIM_SEEDS");
-	uint64_t count = many ? strtoull(many, NULL, 10) : 1000;
-
-	if (one != NULL) {
-		run_seed(strtoull(one, NULL, 10));
-		return;
-	}
-	atexit(tell_seed);
-	for (current = 1; current <= count; current++)
-		run_seed(current);
-	current = 0;
+	sim_run(run_seed, NULL);
 }
 END_TEST
 
