@@ -190,8 +190,8 @@ typedef struct bench_counts {
 	uint64_t allocations, writes;
 } bench_counts;
 
-/* False, with no complaint, where it cannot count: with sanitizers, which have such functions themselves, and with a
- * libc other than glibc. */
+/* False, with no complaint, where it cannot count what the library does: with sanitizers, which have such functions
+ * themselves, and with a libc other than glibc. */
 bool bench_count(bench_counts *counts);
 
 /* ---- bare peers (bare_zmq.c) --------------------------------------------------------------------- */

@@ -77,6 +77,8 @@ void kvpi_hostid_read(kvpi_hostid *id)
 	id->ipc_ns = read_namespace("/proc/self/ns/ipc");
 	id->pid_ns = read_namespace("/proc/self/ns/pid");
 	id->net_ns = read_namespace("/proc/self/ns/net");
+	id->user_ns = read_namespace("/proc/self/ns/user");
+	id->user = (uint64_t)geteuid() + 1;
 	errno = saved;
 }
 
@@ -89,8 +91,9 @@ void kvpi_hostid_format(const kvpi_hostid *id, char *out, size_t len)
 {
 	snprintf(out, len,
 	    "boot=%s name=%s shm=%" PRIu64 " ipc=%" PRIu64 " pid=%" PRIu64 " net=%" PRIu64 " rundev=%" PRIu64
-	    " runino=%" PRIu64,
-	    id->boot_id, id->host_name, id->shm_dev, id->ipc_ns, id->pid_ns, id->net_ns, id->run_dev, id->run_ino);
+	    " runino=%" PRIu64 " user=%" PRIu64 " userns=%" PRIu64,
+	    id->boot_id, id->host_name, id->shm_dev, id->ipc_ns, id->pid_ns, id->net_ns, id->run_dev, id->run_ino, id->user,
+	    id->user_ns);
 }
 
 static bool parse_word(char *out, size_t size, const char *text, size_t len)
@@ -140,8 +143,12 @@ static bool parse_field(kvpi_hostid *id, size_t field, const char *text, size_t 
 		return parse_number(&id->net_ns, text, len);
 	case 6:
 		return parse_number(&id->run_dev, text, len);
-	default:
+	case 7:
 		return parse_number(&id->run_ino, text, len);
+	case 8:
+		return parse_number(&id->user, text, len);
+	default:
+		return parse_number(&id->user_ns, text, len);
 	}
 }
 
@@ -151,7 +158,7 @@ static bool parse_field(kvpi_hostid *id, size_t field, const char *text, size_t 
 bool kvpi_hostid_parse(kvpi_hostid *id, const char *text, size_t len)
 {
 	static const char *const keys[] = {
-	    "boot=", "name=", "shm=", "ipc=", "pid=", "net=", "rundev=", "runino="};
+	    "boot=", "name=", "shm=", "ipc=", "pid=", "net=", "rundev=", "runino=", "user=", "userns="};
 	kvpi_hostid parsed = {0};
 
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {

@@ -18,14 +18,15 @@ typedef struct kvpi_hostid {
 	uint64_t ipc_ns, pid_ns, net_ns; /* inode numbers of /proc/self/ns; 0 unknown */
 	uint64_t run_dev, run_ino; /* the directory where processes of one host meet (share/broker.h), filled by who knows
 	                              it; 0, 0: none, or unknown */
+	uint64_t user, user_ns; /* effective user id + 1, and the namespace in which it means something; 0 unknown */
 } kvpi_hostid;
 
 /* KVPIPE_HOSTID in the environment replaces boot_id (tests, odd containers). */
 void kvpi_hostid_read(kvpi_hostid *id);
 bool kvpi_hostid_same_host(const kvpi_hostid *a, const kvpi_hostid *b); /* unknown is not the same */
 
-/* One line, parseable: "boot=… name=… shm=… ipc=… pid=… net=… rundev=… runino=…".  The last two may
- * be missing, as older versions do not know them. */
+/* One line, parseable: "boot=… name=… shm=… ipc=… pid=… net=… rundev=… runino=… user=… userns=…".  The
+ * last four may be missing, as older versions do not know them. */
 void kvpi_hostid_format(const kvpi_hostid *id, char *out, size_t len);
 bool kvpi_hostid_parse(kvpi_hostid *id, const char *text, size_t len);
 

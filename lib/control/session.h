@@ -42,7 +42,7 @@ typedef struct kvpi_identity {
 	unsigned char compat[32];  /* hash of compat_text */
 	char name[KVPI_SESSION_NAME_MAX];
 	char compat_text[256];     /* what must be equal at both ends, for people */
-	char host[320];            /* kvpi_hostid_format */
+	char host[400];            /* kvpi_hostid_format */
 	int heartbeat_ms;
 } kvpi_identity;
 

@@ -33,6 +33,7 @@ typedef struct kvpi_engine_plane {
 	const kvpi_plane_ops *ops;
 	kvpi_plane *plane;
 	kvpi_plane_caps caps;
+	bool wanted; /* has, or may have, something to do though no link uses it: strangers at its door */
 } kvpi_engine_plane;
 
 /* One direction: a session, a connection on the agreed plane, and the half of the transfer protocol. */

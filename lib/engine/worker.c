@@ -376,13 +376,16 @@ static void publish(kvpi_engine *engine)
 	pthread_mutex_unlock(&engine->mutex);
 }
 
+/* Is it time to look where news is rare?  A worker in its loop knows; a test that steps by hand does not. */
+static bool look_is_due(const kvpi_engine *engine, int64_t now)
+{
+	return !engine->threaded || engine->hub_wanted || now >= engine->hub_look_ns;
+}
+
 static bool step_hub(kvpi_engine *engine, int64_t now)
 {
 	bool more;
 
-	/* A worker in its loop knows when the hub has news; a test that steps by hand does not. */
-	if (engine->threaded && !engine->hub_wanted && now < engine->hub_look_ns)
-		return false;
 	engine->hub_wanted = false;
 	more = kvpi_hub_step(engine->hub, now);
 	engine->hub_wanted = engine->hub_wanted || more;
@@ -392,10 +395,26 @@ static bool step_hub(kvpi_engine *engine, int64_t now)
 	return more;
 }
 
+/* Those that no link uses are asked when their descriptor says so, and with the hub: asking costs system calls. */
+static bool step_planes(kvpi_engine *engine, bool all)
+{
+	bool more = false;
+
+	for (size_t i = 0; i < engine->plane_count; i++) {
+		kvpi_engine_plane *plane = &engine->planes[i];
+
+		if (!all && !plane->wanted && plane != engine->out.plane && plane != engine->in.plane)
+			continue;
+		plane->wanted = plane->ops->progress(plane->plane, STEP_BUDGET_BYTES);
+		more = more || plane->wanted;
+	}
+	return more;
+}
+
 bool kvpi_engine_step(kvpi_engine *engine)
 {
 	int64_t now = kvpi_now(engine->clock);
-	bool more;
+	bool more, look;
 
 	engine->busy = false;
 	more = take_orders(engine, now);
@@ -403,9 +422,10 @@ bool kvpi_engine_step(kvpi_engine *engine)
 		kvpi_tx_step(&engine->tx, now);
 		kvpi_rx_step(&engine->rx, now);
 	}
-	more = step_hub(engine, now) || more;
-	for (size_t i = 0; i < engine->plane_count; i++)
-		more = engine->planes[i].ops->progress(engine->planes[i].plane, STEP_BUDGET_BYTES) || more;
+	look = look_is_due(engine, now);
+	if (look)
+		more = step_hub(engine, now) || more;
+	more = step_planes(engine, look) || more;
 	engine->step_ns = now = kvpi_now(engine->clock);
 	kvpi_link_repair(&engine->out, now);
 	kvpi_link_repair(&engine->in, now);
@@ -432,6 +452,7 @@ int64_t kvpi_engine_next(const kvpi_engine *engine)
 static void rest(kvpi_engine *engine, int64_t *nap_ns)
 {
 	struct pollfd fds[FDS_MAX];
+	kvpi_engine_plane *of_fd[FDS_MAX];
 	int64_t now = engine->step_ns;
 	int64_t left = kvpi_engine_next(engine);
 	struct timespec timeout;
@@ -444,12 +465,15 @@ static void rest(kvpi_engine *engine, int64_t *nap_ns)
 		return;
 	fds[0] = (struct pollfd){engine->wakeup.fd, POLLIN, 0};
 	for (size_t i = 0; i < engine->plane_count; i++) {
+		kvpi_engine_plane *plane = &engine->planes[i];
 		int fd = -1;
 
-		if (!engine->planes[i].ops->arm(engine->planes[i].plane, &fd))
-			busy = true;
-		if (fd >= 0)
+		plane->wanted = !plane->ops->arm(plane->plane, &fd);
+		busy = busy || plane->wanted;
+		if (fd >= 0) {
+			of_fd[count] = plane;
 			fds[count++] = (struct pollfd){fd, POLLIN, 0};
+		}
 	}
 	left = left == KVPI_NEVER ? KVPI_NS_PER_S * 3600 : left > now ? left - now : 0;
 	if (busy)
@@ -465,6 +489,8 @@ static void rest(kvpi_engine *engine, int64_t *nap_ns)
 		kvpi_wakeup_clear(&engine->wakeup);
 	for (int i = 1; i <= hub_fds; i++)
 		engine->hub_wanted = engine->hub_wanted || fds[i].revents != 0;
+	for (int i = 1 + hub_fds; i < count; i++)
+		of_fd[i]->wanted = of_fd[i]->wanted || fds[i].revents != 0;
 }
 
 static void *work(void *arg)

@@ -57,7 +57,8 @@ typedef enum kvpi_event_kind {
 	                         outstanding, and its memory here is not touched any more.  The accepting end's conn
 	                         stays and may see CONNECTED again; the connecting end hangs up and connects anew */
 	KVPI_PLANE_SENT,      /* conn, id: a put's source memory was read for the last time */
-	KVPI_PLANE_RECEIVED,  /* conn, id: all bytes of a posted destination are in place */
+	KVPI_PLANE_RECEIVED,  /* conn, id: all bytes of a posted destination are in place.  In the order of submitting, but
+	                         with several streams in any */
 	KVPI_PLANE_NOTIFIED   /* conn, data, len (borrowed): a notify, after all data submitted before it */
 } kvpi_event_kind;
 

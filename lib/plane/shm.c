@@ -39,6 +39,10 @@ static kvp_status shm_judge(const kvpi_facts *mine, const kvpi_facts *theirs, ch
 	} else if (!kvpi_hostid_same_host(a, b)) {
 		status = KVP_E_UNSUPPORTED;
 		text = "the peer is on another host";
+	} else if (a->user == 0 || a->user != b->user || a->user_ns != b->user_ns) {
+		/* The broker would send it away. */
+		status = KVP_E_UNSUPPORTED;
+		text = "same host, but the two run as different users, or in different user namespaces";
 	} else if (a->run_dev != 0 && a->run_dev == b->run_dev && a->run_ino == b->run_ino) {
 		text = "same host, same run directory";
 	} else if (a->net_ns != 0 && a->net_ns == b->net_ns) {

@@ -271,14 +271,14 @@ static bool drop_put(kvpi_conn *conn)
 {
 	kvpi_shm_in *in = &conn->in;
 
-	if (in->put.way == KVPI_SHM_STAGED) {
+	if (in->put.way == KVPI_SHM_STAGED && !in->copied) {
 		if (in->dense == NULL)
 			return false;
 		in->done = in->dense_at + in->dense_len;
 		end_chunk(conn);
 		if (in->done < in->put.bytes)
 			return true;
-	} else if (granted(conn)) {
+	} else if (granted(conn) && !in->copied) {
 		(void)claim(conn);
 	}
 	end_put(conn);

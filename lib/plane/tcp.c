@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The plane `tcp`: a listener, the greetings of those who come, and the loop over the connections.  Nothing
+ * The plane `tcp`: opening it, its deadlines, and the loop over its connections.  Nothing
  * blocks; one epoll set per opened plane is all that the worker has to watch.
  */
 #include "plane/tcp.h"
@@ -22,9 +22,11 @@
 #include <unistd.h>
 
 #define BACKLOG 128
-#define GREETING_NS (5 * KVPI_NS_PER_S)
-/* After the process or the machine had no descriptor left for a peer. */
-#define RETRY_NS (100 * KVPI_NS_PER_MS)
+/* Signs of a dead host.  A peer that is only slow to read has longer: it may be stalled in a device call. */
+#define KEEPALIVE_IDLE_S 5
+#define KEEPALIVE_INTERVAL_S 2
+#define KEEPALIVE_COUNT 3
+#define UNACKNOWLEDGED_MS 30000
 #define EVENTS 32
 
 kvp_status kvpi_tcp_watch(kvpi_plane *plane, int fd, uint32_t events, void *source)
@@ -36,10 +38,32 @@ kvp_status kvpi_tcp_watch(kvpi_plane *plane, int fd, uint32_t events, void *sour
 	return KVP_OK;
 }
 
+void kvpi_tcp_unwatch(kvpi_plane *plane, int fd)
+{
+	epoll_ctl(plane->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+}
+
+void kvpi_tcp_tune(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+	    {IPPROTO_TCP, TCP_NODELAY, 1},
+	    {SOL_SOCKET, SO_KEEPALIVE, 1},
+	    {IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S},
+	    {IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S},
+	    {IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_COUNT},
+	    {IPPROTO_TCP, TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS},
+	};
+
+	for (size_t i = 0; i < sizeof(options) / sizeof(options[0]); i++)
+		(void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(options[i].value));
+}
+
 void kvpi_tcp_drop(kvpi_plane *plane, int fd)
 {
 	/* Not left to close: after a fork the child has copies, which keep the socket open and in the set. */
-	epoll_ctl(plane->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+	kvpi_tcp_unwatch(plane, fd);
 	shutdown(fd, SHUT_RDWR);
 	close(fd);
 }
@@ -96,16 +120,22 @@ static void plane_free(kvpi_plane *plane)
 
 static kvp_status tcp_open(const kvpi_plane_params *params, kvpi_plane **plane, kvpi_plane_caps *caps)
 {
-	kvpi_plane *made = KVPI_NEW(kvpi_plane);
-	kvp_status status;
+	kvp_status status = kvpi_auth_init();
+	kvpi_plane *made;
 
+	if (status != KVP_OK)
+		return status;
+	if (params->streams < 0 || params->streams > KVPI_TCP_STREAMS_MAX)
+		return kvpi_error(KVP_E_INVALID, "%d streams: the data plane tcp has 1 to %d", params->streams,
+		    KVPI_TCP_STREAMS_MAX);
+	made = KVPI_NEW(kvpi_plane);
 	if (made == NULL)
 		return kvpi_error_nomem("the data plane tcp");
 	made->params = *params;
 	made->epoll_fd = made->listen_fd = made->timer_fd = -1;
 	made->listener = KVPI_TCP_SOURCE_LISTENER;
 	made->timer = KVPI_TCP_SOURCE_TIMER;
-	made->retry_ns = KVPI_NEVER;
+	made->retry_ns = made->due_ns = KVPI_NEVER;
 	kvpi_list_init(&made->conns);
 	for (int i = 0; i < KVPI_TCP_GUESTS; i++)
 		made->guests[i] = (kvpi_tcp_guest){.source = KVPI_TCP_SOURCE_GUEST, .fd = -1};
@@ -139,10 +169,7 @@ static void tcp_close(kvpi_plane *plane)
 {
 	KVPI_LIST_FOREACH(pos, nxt, &plane->conns)
 		kvpi_tcp_hangup(conn_of(pos));
-	for (int i = 0; i < KVPI_TCP_GUESTS; i++) {
-		if (plane->guests[i].fd >= 0)
-			kvpi_tcp_drop(plane, plane->guests[i].fd);
-	}
+	kvpi_tcp_drop_guests(plane);
 	kvpi_staging_fini(&plane->staging);
 	plane_free(plane);
 }
@@ -159,29 +186,21 @@ static kvp_status tcp_address(kvpi_plane *plane, void *out, size_t *len)
 	return KVP_OK;
 }
 
-/* ---- guests: who has connected and not yet shown a token ---- */
+/* ---- time ---- */
 
-static void mute(kvpi_plane *plane, bool muted, int64_t retry_ns)
-{
-	struct epoll_event event = {.events = muted ? 0 : EPOLLIN, .data.ptr = &plane->listener};
-
-	plane->retry_ns = retry_ns;
-	if (plane->muted == muted)
-		return;
-	plane->muted = muted;
-	epoll_ctl(plane->epoll_fd, EPOLL_CTL_MOD, plane->listen_fd, &event);
-}
-
-/* Sets the timer to when the first greeting is overdue, or accepting is to be tried again. */
-static void set_timer(kvpi_plane *plane)
+void kvpi_tcp_set_timer(kvpi_plane *plane)
 {
 	struct itimerspec spec = {.it_value = {0, 0}};
-	int64_t at = plane->retry_ns;
+	int64_t at = kvpi_tcp_guests_due(plane);
 
-	for (int i = 0; i < KVPI_TCP_GUESTS; i++) {
-		if (plane->guests[i].fd >= 0 && plane->guests[i].deadline_ns < at)
-			at = plane->guests[i].deadline_ns;
+	KVPI_LIST_FOREACH(pos, nxt, &plane->conns) {
+		const kvpi_conn *conn = conn_of(pos);
+
+		at = conn->deadline_ns < at ? conn->deadline_ns : at;
+		if (conn->next.streams > 0 && conn->next.deadline_ns < at)
+			at = conn->next.deadline_ns;
 	}
+	plane->due_ns = at;
 	if (at != KVPI_NEVER) {
 		spec.it_value.tv_sec = (time_t)(at / KVPI_NS_PER_S);
 		spec.it_value.tv_nsec = (long)(at % KVPI_NS_PER_S);
@@ -189,125 +208,41 @@ static void set_timer(kvpi_plane *plane)
 	timerfd_settime(plane->timer_fd, TFD_TIMER_ABSTIME, &spec, NULL);
 }
 
-/* Frees the place; what becomes of the socket is the caller's business. */
-static void release_guest(kvpi_plane *plane, kvpi_tcp_guest *guest)
-{
-	guest->fd = -1;
-	plane->guest_count--;
-	mute(plane, false, KVPI_NEVER);
-	set_timer(plane);
-}
-
-static void turn_away(kvpi_plane *plane, kvpi_tcp_guest *guest, const char *why)
-{
-	KVPI_LOG(INFO, "plane", "a tcp data connection was turned away: %s", why);
-	kvpi_tcp_drop(plane, guest->fd);
-	release_guest(plane, guest);
-}
-
-static void greet_guest(kvpi_plane *plane, kvpi_tcp_guest *guest)
-{
-	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
-
-	if (!kvpi_tcp_hello_read(guest->hello, KVPI_TCP_HELLO, token)) {
-		turn_away(plane, guest, "its greeting is not of this protocol");
-		return;
-	}
-	KVPI_LIST_FOREACH(pos, nxt, &plane->conns) {
-		kvpi_conn *conn = conn_of(pos);
-
-		if (!conn->accepts || conn->closed || !kvpi_secret_equal(conn->token, token, sizeof(token)))
-			continue;
-		epoll_ctl(plane->epoll_fd, EPOLL_CTL_DEL, guest->fd, NULL);
-		kvpi_tcp_hand_over(conn, guest->fd);
-		release_guest(plane, guest);
-		return;
-	}
-	turn_away(plane, guest, "nobody expects its token");
-}
-
-static void read_guest(kvpi_plane *plane, kvpi_tcp_guest *guest)
-{
-	/* No byte behind the greeting is taken: it belongs to the connection. */
-	const ssize_t n = recv(guest->fd, guest->hello + guest->got, sizeof(guest->hello) - guest->got, MSG_DONTWAIT);
-
-	if (n < 0 && (errno == EAGAIN || errno == EINTR))
-		return;
-	if (n <= 0) {
-		turn_away(plane, guest, n == 0 ? "it closed before it had greeted" : strerror(errno));
-		return;
-	}
-	guest->got += (size_t)n;
-	if (guest->got == sizeof(guest->hello))
-		greet_guest(plane, guest);
-}
-
-static void receive_guest(kvpi_plane *plane, int fd)
-{
-	const int on = 1;
-	kvpi_tcp_guest *guest = plane->guests;
-
-	while (guest->fd >= 0) /* there is a free one */
-		guest++;
-	if (kvpi_tcp_watch(plane, fd, EPOLLIN | EPOLLRDHUP, guest) != KVP_OK) {
-		KVPI_LOG(WARN, "plane", "%s", kvp_last_error());
-		close(fd);
-		return;
-	}
-	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
-	guest->fd = fd;
-	guest->got = 0;
-	guest->deadline_ns = kvpi_now(&kvpi_clock_real) + GREETING_NS;
-	if (++plane->guest_count == KVPI_TCP_GUESTS)
-		mute(plane, true, KVPI_NEVER);
-	set_timer(plane);
-}
-
-static void receive_guests(kvpi_plane *plane)
-{
-	while (plane->guest_count < KVPI_TCP_GUESTS) {
-		const int fd = accept4(plane->listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-
-		if (fd >= 0 && kvpi_fault("tcp.accept")) {
-			close(fd);
-			continue;
-		}
-		if (fd >= 0) {
-			receive_guest(plane, fd);
-			continue;
-		}
-		if (errno == EAGAIN)
-			return;
-		if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-			KVPI_LOG(WARN, "plane", "cannot accept a tcp data connection: %m");
-			mute(plane, true, kvpi_now(&kvpi_clock_real) + RETRY_NS);
-			set_timer(plane);
-			return;
-		}
-		/* Any other error is that of a connection which is gone already. */
-	}
-}
-
 static void check_time(kvpi_plane *plane)
 {
 	int64_t now;
 
-	if (plane->guest_count == 0 && plane->retry_ns == KVPI_NEVER)
+	if (plane->due_ns == KVPI_NEVER)
 		return;
 	now = kvpi_now(&kvpi_clock_real);
-	for (int i = 0; i < KVPI_TCP_GUESTS; i++) {
-		kvpi_tcp_guest *guest = &plane->guests[i];
+	kvpi_tcp_check_guests(plane, now);
+	KVPI_LIST_FOREACH(pos, nxt, &plane->conns) {
+		kvpi_conn *conn = conn_of(pos);
 
-		if (guest->fd >= 0 && (now >= guest->deadline_ns || kvpi_fault("tcp.greeting.late")))
-			turn_away(plane, guest, "it did not greet in time");
+		if (conn->deadline_ns != KVPI_NEVER && (now >= conn->deadline_ns || kvpi_fault("tcp.connect.late")))
+			kvpi_tcp_fail(conn, KVP_E_PEER_LOST, "%s does not greet back", conn->peer);
+		if (conn->next.streams > 0 && conn->next.count < conn->next.streams &&
+		    (now >= conn->next.deadline_ns || kvpi_fault("tcp.party.late")))
+			kvpi_tcp_drop_party(conn);
 	}
-	if (now >= plane->retry_ns) {
-		mute(plane, false, KVPI_NEVER);
-		set_timer(plane);
-	}
+	if (now >= plane->due_ns)
+		kvpi_tcp_set_timer(plane);
 }
 
 /* ---- the loop ---- */
+
+/* Only remembered here: nothing that is told may pull a connection from under this loop. */
+static void note_edge(kvpi_tcp_lane *lane, uint32_t what)
+{
+	const uint32_t end = EPOLLRDHUP | EPOLLHUP | EPOLLERR;
+
+	if (what & end)
+		lane->ended = true;
+	if (what & (EPOLLIN | end))
+		lane->readable = true;
+	if (what & (EPOLLOUT | EPOLLHUP | EPOLLERR))
+		lane->writable = true;
+}
 
 static void take_events(kvpi_plane *plane)
 {
@@ -317,26 +252,21 @@ static void take_events(kvpi_plane *plane)
 
 	for (int i = 0; i < count; i++) {
 		kvpi_tcp_source *source = events[i].data.ptr;
-		const uint32_t what = events[i].events;
 
 		switch (*source) {
 		case KVPI_TCP_SOURCE_LISTENER:
-			receive_guests(plane);
+			kvpi_tcp_receive_guests(plane);
 			break;
 		case KVPI_TCP_SOURCE_TIMER:
-			if (read(plane->timer_fd, &expirations, sizeof(expirations)) > 0)
-				set_timer(plane);
+			/* check_time does what is due, and sets it anew. */
+			(void)!read(plane->timer_fd, &expirations, sizeof(expirations));
 			break;
 		case KVPI_TCP_SOURCE_GUEST:
 			if (((kvpi_tcp_guest *)source)->fd >= 0)
-				read_guest(plane, (kvpi_tcp_guest *)source);
+				kvpi_tcp_read_guest(plane, (kvpi_tcp_guest *)source);
 			break;
-		case KVPI_TCP_SOURCE_CONN:
-			/* Only remembered here: nothing that is told may pull a connection from under this loop. */
-			if (what & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR))
-				((kvpi_conn *)source)->readable = true;
-			if (what & (EPOLLOUT | EPOLLHUP | EPOLLERR))
-				((kvpi_conn *)source)->writable = true;
+		case KVPI_TCP_SOURCE_LANE:
+			note_edge((kvpi_tcp_lane *)source, events[i].events);
 			break;
 		}
 	}

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What comes in: one frame at a time, straight into posted host memory, or through bounce buffers.  Nothing that
- * the peer says is believed: every offset and length is checked against the posted destination.
+ * What comes in: on each lane one frame at a time, straight into posted host memory, or through bounce buffers.  Nothing
+ * that the peer says is believed: every offset and length is checked against the posted destination.
+ *
+ * A read that covers the rest of a frame also takes what stands behind it, a bounded number of bytes, so that small
+ * frames cost less than a system call each.
  *
  * A bounce buffer is held only while there are bytes in it: a peer that stops in the middle of a chunk keeps none
  * from others.
@@ -10,13 +13,12 @@
 
 #include "base/error.h"
 #include "base/fault.h"
-#include "wire/auth.h"
 #include <errno.h>
-#include <string.h>
 #include <sys/socket.h>
 
-#define SLOTS 2
-#define FRAME_COST 64 /* as in tcp_tx.c */
+#define SLOTS 2       /* for each lane, as in tcp_tx.c */
+#define FRAME_COST 64 /* likewise */
+#define DIGEST_BYTES (256u << 10)
 
 /* The functions below that return bool return false when the peer, a device or a bounce buffer must be waited for. */
 
@@ -33,7 +35,7 @@ static kvpi_tcp_item *item_of(kvpi_list *node)
 static void give(kvpi_conn *conn, kvpi_slot *slot)
 {
 	kvpi_staging_give(&conn->plane->staging, slot);
-	conn->in.slot_count--;
+	conn->in_slot_count--;
 }
 
 /* Looks which copies out of bounce buffers have ended. */
@@ -41,7 +43,7 @@ static void reap_slots(kvpi_conn *conn)
 {
 	bool failed = false;
 
-	KVPI_LIST_FOREACH(pos, nxt, &conn->in.slots) {
+	KVPI_LIST_FOREACH(pos, nxt, &conn->in_slots) {
 		kvpi_slot *slot = slot_of(pos);
 		kvpi_tcp_item *item = slot->owner;
 		const kvp_status status = kvpi_slot_query(slot);
@@ -65,41 +67,79 @@ void kvpi_tcp_rx_reap(kvpi_conn *conn)
 	}
 }
 
-/* Reads what is there, as much as iov holds.  0: nothing, the peer has closed, or the connection failed. */
-static size_t take(kvpi_conn *conn, struct iovec *iov, size_t count)
+/* ---- reading ---- */
+
+static bool has_input(const kvpi_tcp_lane *lane)
 {
+	return lane->readable || lane->in.ahead_len > 0;
+}
+
+/* Out of what an earlier read brought. */
+static size_t take_ahead(kvpi_tcp_in *in, const struct iovec *iov, size_t count)
+{
+	size_t got = 0;
+
+	for (size_t i = 0; i < count && in->ahead_len > 0; i++) {
+		const size_t n = iov[i].iov_len < in->ahead_len ? iov[i].iov_len : in->ahead_len;
+
+		memcpy(iov[i].iov_base, in->ahead + in->ahead_at, n);
+		in->ahead_at += n;
+		in->ahead_len -= n;
+		got += n;
+	}
+	return got;
+}
+
+/* Reads what is there, as much as iov holds; iov has room for one more.  `rest`: it holds the rest of its frame.  0:
+ * nothing was there, the peer has closed, or the connection failed. */
+static size_t take(kvpi_tcp_lane *lane, struct iovec *iov, size_t count, bool rest)
+{
+	kvpi_tcp_in *in = &lane->in;
 	struct msghdr msg = {.msg_iov = iov, .msg_iovlen = count};
+	size_t wanted = 0, most;
 	ssize_t n;
 
+	if (in->ahead_len > 0)
+		return take_ahead(in, iov, count);
+	for (size_t i = 0; i < count; i++)
+		wanted += iov[i].iov_len;
+	most = wanted;
+	if (rest) {
+		iov[msg.msg_iovlen++] = (struct iovec){.iov_base = in->ahead, .iov_len = sizeof(in->ahead)};
+		most += sizeof(in->ahead);
+	}
 	do {
-		n = recvmsg(conn->fd, &msg, MSG_DONTWAIT);
+		n = recvmsg(lane->fd, &msg, MSG_DONTWAIT);
 		if (kvpi_fault("tcp.read")) {
 			n = -1;
 			errno = ECONNRESET;
 		}
 	} while (n < 0 && errno == EINTR);
-	if (n > 0)
-		return (size_t)n;
-	if (n == 0 && conn->state == KVPI_TCP_GREETING)
-		kvpi_tcp_fail(conn, KVP_E_REFUSED, "%s closed the connection instead of greeting back", conn->peer);
-	else if (n == 0)
-		kvpi_tcp_fail(conn, KVP_E_PEER_LOST, "the peer closed the data connection");
-	else if (errno == EAGAIN)
-		conn->readable = false;
-	else
-		kvpi_tcp_fail(conn, KVP_E_PEER_LOST, "cannot read from the peer: %s", strerror(errno));
-	return 0;
-}
-
-static kvpi_tcp_item *find_post(kvpi_conn *conn, kvpi_transfer_id id)
-{
-	KVPI_LIST_FOREACH(pos, nxt, &conn->posts) {
-		kvpi_tcp_item *item = item_of(pos);
-
-		if (item->transfer.id.seq == id.seq && item->transfer.id.attempt == id.attempt && !item->canceled)
-			return item;
+	if (n < 0 && errno == EAGAIN) {
+		lane->readable = false;
+		return 0;
 	}
-	return NULL;
+	if (n < 0) {
+		kvpi_tcp_fail(lane->conn, KVP_E_PEER_LOST, "cannot read from the peer: %s", strerror(errno));
+		return 0;
+	}
+	if (n == 0) {
+		/* Not the end yet: what has come on other lanes counts. */
+		lane->eof = true;
+		lane->readable = false;
+		return 0;
+	}
+	if (kvpi_fault("tcp.corrupt"))
+		((unsigned char *)iov[0].iov_base)[0] ^= 0x10;
+	/* Less than would fit: the socket is empty, and what comes later is a new edge.  Only an end that the kernel has told
+	 * already would not be told again. */
+	if ((size_t)n < most && !lane->ended)
+		lane->readable = false;
+	if ((size_t)n <= wanted)
+		return (size_t)n;
+	in->ahead_at = 0;
+	in->ahead_len = (size_t)n - wanted;
+	return wanted;
 }
 
 static void violation(kvpi_conn *conn, const char *what)
@@ -107,87 +147,135 @@ static void violation(kvpi_conn *conn, const char *what)
 	kvpi_tcp_fail(conn, KVP_E_PROTOCOL, "the peer sent %s", what);
 }
 
-static void begin_data(kvpi_conn *conn, const kvpi_tcp_frame *frame)
-{
-	kvpi_tcp_in *in = &conn->in;
-	kvpi_tcp_item *post = find_post(conn, (kvpi_transfer_id){frame->seq, frame->attempt});
+/* ---- frames ---- */
 
-	in->post = post;
-	in->last = (frame->flags & KVPI_TCP_LAST) != 0;
-	in->target = KVPI_TCP_TO_NOWHERE;
-	if (post == NULL)
-		return;
-	/* In this order the differences cannot wrap: done <= bytes always. */
-	if (frame->offset != post->done || frame->len > post->transfer.local.bytes - post->done)
-		violation(conn, "bytes outside of where the posted destination expects them");
-	else if (in->last != (frame->len == post->transfer.local.bytes - post->done))
-		violation(conn, "a transfer that is not as long as its posted destination");
-	else if (frame->len == 0 && post->transfer.local.bytes != 0)
-		violation(conn, "an empty frame inside of a transfer");
-	else
-		in->target =
-		    kvpi_tcp_staged(&post->transfer.local) ? KVPI_TCP_TO_SLOT : KVPI_TCP_TO_MEMORY;
+static kvpi_tcp_item *find_post(kvpi_conn *conn, kvpi_transfer_id id)
+{
+	kvpi_tcp_item *item = kvpi_tcp_find(&conn->posts, id);
+
+	return item != NULL && !item->canceled ? item : NULL;
 }
 
-static void begin(kvpi_conn *conn)
+/* Splitmix64's mixing step. */
+static uint64_t mix(uint64_t x)
 {
-	kvpi_tcp_in *in = &conn->in;
+	x += UINT64_C(0x9e3779b97f4a7c15);
+	x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+	x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+	return x ^ x >> 31;
+}
+
+/* Do all frames of the transfer lie side by side?  On several lanes they come in any order.  Each adds mix(its end) -
+ * mix(its beginning) to the post's edges: if every beginning but 0 is also an end, and every end but the last a
+ * beginning, the sum is that of one frame over all; and if not, then it is not, but for one case in 2^64. */
+static bool tiled(const kvpi_tcp_item *post)
+{
+	return post->edges == mix(post->transfer.local.bytes) - mix(0);
+}
+
+static const char *check_data(const kvpi_conn *conn, kvpi_tcp_item *post, const kvpi_tcp_frame *frame)
+{
+	const uint64_t bytes = post->transfer.local.bytes;
+
+	/* In this order the differences cannot wrap: framed <= bytes always. */
+	if (frame->offset > bytes || frame->len > bytes - frame->offset || frame->len > bytes - post->framed ||
+	    (conn->streams == 1 && frame->offset != post->framed))
+		return "bytes outside of where the posted destination expects them";
+	if (((frame->flags & KVPI_TCP_LAST) != 0) != (frame->len == bytes - frame->offset))
+		return "a transfer that is not as long as its posted destination";
+	if (frame->len == 0 && bytes != 0)
+		return "an empty frame inside of a transfer";
+	post->framed += frame->len;
+	post->edges += mix(frame->offset + frame->len) - mix(frame->offset);
+	return post->framed < bytes || tiled(post) || bytes == 0 ? NULL : "frames that lie upon each other";
+}
+
+static void begin(kvpi_tcp_lane *lane)
+{
+	kvpi_conn *conn = lane->conn;
+	kvpi_tcp_in *in = &lane->in;
 	kvpi_tcp_frame frame;
+	const char *wrong = kvpi_tcp_frame_read(in->head, conn->checksum, kvpi_tcp_counts(conn), &frame);
 
-	if (!kvpi_tcp_frame_read(in->head, &frame)) {
-		violation(conn, "what is not a frame of this protocol");
+	if (wrong == NULL && frame.kind == KVPI_TCP_NOTIFY && lane != conn->lanes[0])
+		wrong = "a notify where none belongs";
+	if (wrong != NULL) {
+		violation(conn, wrong);
 		return;
 	}
-	in->left = frame.len;
+	in->offset = frame.offset;
+	in->left = in->len = frame.len;
 	in->post = NULL;
-	if (frame.kind == KVPI_TCP_DATA) {
-		begin_data(conn, &frame);
-	} else {
-		in->target = KVPI_TCP_TO_NOTE;
-		in->note_got = 0;
+	in->check_got = 0;
+	if (conn->checksum) {
+		in->digest = (kvpi_digest_stream){.bytes = 0};
+		kvpi_digest_feed(&in->digest, in->head, KVPI_TCP_HEAD_BYTES);
 	}
-}
-
-/* The other end's answer to our greeting. */
-static void greeted(kvpi_conn *conn)
-{
-	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
-	const bool right = kvpi_tcp_hello_read(conn->in.head, KVPI_TCP_ANSWER, token);
-
-	conn->in.head_got = 0;
-	if (!right || !kvpi_secret_equal(token, conn->token, sizeof(token))) {
-		violation(conn, "what is not this connection's greeting");
+	if (frame.kind == KVPI_TCP_NOTIFY) {
+		in->target = KVPI_TCP_TO_NOTE;
+		conn->note_got = 0;
 		return;
 	}
-	conn->state = KVPI_TCP_UP;
-	kvpi_tcp_tell(conn, (kvpi_plane_event){.kind = KVPI_PLANE_CONNECTED});
+	in->target = KVPI_TCP_TO_NOWHERE;
+	in->post = find_post(conn, (kvpi_transfer_id){frame.seq, frame.attempt});
+	if (in->post == NULL)
+		return;
+	wrong = check_data(conn, in->post, &frame);
+	if (wrong != NULL)
+		violation(conn, wrong);
+	else
+		in->target = kvpi_tcp_staged(&in->post->transfer.local) ? KVPI_TCP_TO_SLOT : KVPI_TCP_TO_MEMORY;
 }
 
-static bool read_head(kvpi_conn *conn, uint64_t *budget)
+/* The first bytes of the other end's answer say whether it speaks our version. */
+static void check_version(kvpi_tcp_lane *lane)
 {
-	kvpi_tcp_in *in = &conn->in;
-	struct iovec iov = {.iov_base = in->head + in->head_got, .iov_len = sizeof(in->head) - in->head_got};
+	unsigned version;
 
-	in->head_got += take(conn, &iov, 1);
-	if (in->head_got < sizeof(in->head))
-		return true; /* ends the loop when nothing was there */
+	switch (kvpi_tcp_prefix_check(lane->in.head, KVPI_TCP_ANSWER, &version)) {
+	case KVP_OK:
+		break;
+	case KVP_E_VERSION:
+		kvpi_tcp_fail(lane->conn, KVP_E_VERSION,
+		    "%s speaks version %u of the tcp data connection, this end version %d", lane->conn->peer, version,
+		    KVPI_TCP_VERSION);
+		break;
+	default:
+		violation(lane->conn, "what is no answer to a greeting");
+	}
+}
+
+static bool read_head(kvpi_tcp_lane *lane, size_t need, uint64_t *budget)
+{
+	kvpi_tcp_in *in = &lane->in;
+	struct iovec iov[2] = {{.iov_base = in->head + in->head_got, .iov_len = need - in->head_got}};
+
+	in->head_got += take(lane, iov, 1, true);
+	if (lane->fd < 0)
+		return true; /* which ends the loop */
+	if (lane->state == KVPI_TCP_LANE_GREETING && in->head_got >= KVPI_TCP_PREFIX_BYTES)
+		check_version(lane);
+	if (lane->fd < 0 || in->head_got < need)
+		return true;
 	*budget -= FRAME_COST < *budget ? FRAME_COST : *budget;
-	if (conn->state == KVPI_TCP_UP)
-		begin(conn);
-	else
-		greeted(conn);
+	if (lane->state == KVPI_TCP_LANE_UP) {
+		begin(lane);
+		return true;
+	}
+	in->head_got = 0;
+	kvpi_tcp_answered(lane);
 	return true;
 }
 
 /* Passes the slot's bytes on to where they belong. */
-static void flush(kvpi_conn *conn)
+static void flush(kvpi_tcp_lane *lane)
 {
-	kvpi_tcp_in *in = &conn->in;
-	kvpi_slot *slot = in->slot;
-	kvpi_tcp_item *post = in->post;
+	kvpi_conn *conn = lane->conn;
+	kvpi_slot *slot = lane->in.slot;
+	kvpi_tcp_item *post = lane->in.post;
 	kvp_status status;
 
-	in->slot = NULL;
+	lane->in.slot = NULL;
 	if (slot->len == 0) {
 		give(conn, slot);
 		return;
@@ -196,7 +284,7 @@ static void flush(kvpi_conn *conn)
 	status = kvpi_slot_scatter(&conn->plane->staging, slot, &post->transfer.local);
 	if (slot->event != NULL) {
 		post->jobs++;
-		kvpi_list_append(&in->slots, &slot->node);
+		kvpi_list_append(&conn->in_slots, &slot->node);
 	} else {
 		give(conn, slot);
 	}
@@ -204,120 +292,197 @@ static void flush(kvpi_conn *conn)
 		kvpi_tcp_fail(conn, status, "%s", kvp_last_error());
 }
 
-static bool read_to_slot(kvpi_conn *conn, uint64_t max, uint64_t *got)
+static void digest(kvpi_tcp_lane *lane, const struct iovec *iov, uint64_t got)
 {
-	kvpi_tcp_in *in = &conn->in;
+	for (; got > 0; iov++) {
+		const uint64_t n = got < iov->iov_len ? got : iov->iov_len;
+
+		kvpi_digest_feed(&lane->in.digest, iov->iov_base, n);
+		got -= n;
+	}
+}
+
+/* take for bytes of the body. */
+static uint64_t take_body(kvpi_tcp_lane *lane, struct iovec *iov, size_t count, uint64_t len)
+{
+	const uint64_t got = take(lane, iov, count, len == lane->in.left);
+
+	if (lane->conn->checksum && got > 0)
+		digest(lane, iov, got);
+	return got;
+}
+
+static bool read_to_slot(kvpi_tcp_lane *lane, uint64_t max, uint64_t *got)
+{
+	kvpi_conn *conn = lane->conn;
+	kvpi_tcp_in *in = &lane->in;
 	const uint64_t chunk = kvpi_staging_chunk(&conn->plane->staging, &in->post->transfer.local);
-	struct iovec iov;
+	struct iovec iov[2];
 	uint64_t room;
 
 	if (in->slot == NULL) {
-		if (in->slot_count >= SLOTS)
+		if (conn->in_slot_count >= SLOTS * (uint32_t)conn->streams)
 			return false;
 		in->slot = kvpi_staging_take(&conn->plane->staging, KVPI_INWARD);
 		if (in->slot == NULL)
 			return false;
-		in->slot_count++;
-		in->slot->offset = in->post->done;
+		conn->in_slot_count++;
+		in->slot->offset = in->offset + (in->len - in->left);
 	}
 	room = chunk - in->slot->len;
-	iov = (struct iovec){.iov_base = in->slot->data + in->slot->len, .iov_len = max < room ? max : room};
-	*got = take(conn, &iov, 1);
-	if (conn->fd < 0)
+	iov[0] = (struct iovec){.iov_base = in->slot->data + in->slot->len, .iov_len = max < room ? max : room};
+	*got = take_body(lane, iov, 1, iov[0].iov_len);
+	if (lane->fd < 0)
 		return true; /* the slot went with the connection */
 	in->slot->len += *got;
-	in->post->done += *got;
-	if (in->slot->len == chunk || *got == in->left || *got == 0)
-		flush(conn);
+	if (in->slot->len == chunk || *got == in->left || !has_input(lane))
+		flush(lane);
 	return true;
 }
 
-static bool read_to_memory(kvpi_conn *conn, uint64_t max, uint64_t *got)
+static void read_to_memory(kvpi_tcp_lane *lane, uint64_t max, uint64_t *got)
 {
-	kvpi_tcp_item *post = conn->in.post;
-	struct iovec iov[KVPI_TCP_IOV];
-	uint64_t offset = post->done;
-	const size_t count = kvpi_layout_iov(&post->transfer.local, &offset, max, iov, KVPI_TCP_IOV);
+	kvpi_tcp_in *in = &lane->in;
+	struct iovec iov[KVPI_TCP_IOV + 1];
+	const uint64_t from = in->offset + (in->len - in->left);
+	uint64_t to = from;
+	const size_t count = kvpi_layout_iov(&in->post->transfer.local, &to, max, iov, KVPI_TCP_IOV);
 
-	*got = take(conn, iov, count);
-	post->done += *got;
-	return true;
+	*got = take_body(lane, iov, count, to - from);
 }
 
-static bool read_body(kvpi_conn *conn, uint64_t *budget)
+static bool read_body(kvpi_tcp_lane *lane, uint64_t *budget)
 {
-	kvpi_tcp_in *in = &conn->in;
-	const uint64_t max = in->left < *budget ? in->left : *budget;
-	uint64_t got = 0;
-	struct iovec iov;
+	kvpi_conn *conn = lane->conn;
+	kvpi_tcp_in *in = &lane->in;
+	uint64_t max = in->left < *budget ? in->left : *budget, got = 0;
+	struct iovec iov[2];
 	bool go = true;
 
+	if (conn->checksum && max > DIGEST_BYTES)
+		max = DIGEST_BYTES; /* what was just written is still in the cache */
 	switch (in->target) {
 	case KVPI_TCP_TO_NOWHERE:
-		iov.iov_base = conn->plane->scratch;
-		iov.iov_len = max < KVPI_TCP_SCRATCH ? max : KVPI_TCP_SCRATCH;
-		got = take(conn, &iov, 1);
+		iov[0].iov_base = conn->plane->scratch;
+		iov[0].iov_len = max < KVPI_TCP_SCRATCH ? max : KVPI_TCP_SCRATCH;
+		got = take_body(lane, iov, 1, iov[0].iov_len);
 		break;
 	case KVPI_TCP_TO_NOTE:
-		iov.iov_base = in->note + in->note_got;
-		iov.iov_len = max;
-		got = take(conn, &iov, 1);
-		in->note_got += got;
+		iov[0].iov_base = conn->note + conn->note_got;
+		iov[0].iov_len = max;
+		got = take_body(lane, iov, 1, max);
+		conn->note_got += got;
 		break;
 	case KVPI_TCP_TO_MEMORY:
 	case KVPI_TCP_TO_SLOT:
 		if (!kvpi_tcp_ready(conn, &in->post->transfer))
 			return false;
-		go = in->target == KVPI_TCP_TO_SLOT ? read_to_slot(conn, max, &got)
-		                                    : read_to_memory(conn, max, &got);
+		if (in->target == KVPI_TCP_TO_SLOT)
+			go = read_to_slot(lane, max, &got);
+		else
+			read_to_memory(lane, max, &got);
 		break;
 	}
-	if (conn->fd < 0)
+	if (lane->fd < 0)
 		return true; /* which ends the loop */
 	in->left -= got;
 	*budget -= got;
 	return go;
 }
 
-/* The frame is in. */
-static bool finish(kvpi_conn *conn)
+static void read_check(kvpi_tcp_lane *lane)
 {
-	kvpi_tcp_in *in = &conn->in;
-	kvpi_tcp_item *post = in->post;
-	kvpi_plane_event event = {.kind = KVPI_PLANE_RECEIVED};
+	kvpi_tcp_in *in = &lane->in;
+	struct iovec iov[2] = {{.iov_base = in->check + in->check_got, .iov_len = sizeof(in->check) - in->check_got}};
+	uint64_t check;
 
-	if (post != NULL && in->last && post->jobs > 0)
-		return false; /* nothing overtakes a transfer that is still on its way to the device */
-	in->head_got = 0;
-	in->post = NULL;
-	if (in->target == KVPI_TCP_TO_NOTE) {
-		event = (kvpi_plane_event){.kind = KVPI_PLANE_NOTIFIED, .data = in->note, .len = in->note_got};
-	} else if (post != NULL && in->last) {
-		event.id = post->transfer.id;
-		kvpi_tcp_post_free(conn, post);
-	} else {
-		return true;
+	in->check_got += take(lane, iov, 1, true);
+	if (lane->fd < 0 || in->check_got < sizeof(in->check))
+		return;
+	memcpy(&check, in->check, sizeof(check));
+	if (le64toh(check) != kvpi_digest_close(&in->digest))
+		violation(lane->conn, "bytes that were corrupted in transit: their digest is another one");
+}
+
+/* ---- ends of frames ---- */
+
+/* Are the data frames in that went out before the notify on other lanes? */
+static bool note_is_next(const kvpi_conn *conn)
+{
+	for (int i = 1; i < conn->streams; i++) {
+		uint64_t count;
+
+		memcpy(&count, conn->note + KVPI_TCP_COUNT_BYTES * (size_t)(i - 1), sizeof(count));
+		if (conn->lanes[i]->in.frames < le64toh(count))
+			return false;
 	}
-	kvpi_tcp_tell(conn, event);
 	return true;
 }
 
-bool kvpi_tcp_rx(kvpi_conn *conn, uint64_t budget)
+static bool finish_note(kvpi_tcp_lane *lane)
 {
-	kvpi_tcp_in *in = &conn->in;
+	kvpi_conn *conn = lane->conn;
+	const size_t counts = kvpi_tcp_counts(conn);
 
-	while (conn->fd >= 0 && !conn->closed) {
-		const bool body = in->head_got == sizeof(in->head);
-		bool go;
+	lane->in.waits = !note_is_next(conn);
+	if (lane->in.waits)
+		return false;
+	lane->in.head_got = 0;
+	kvpi_tcp_tell(conn,
+	    (kvpi_plane_event){
+	        .kind = KVPI_PLANE_NOTIFIED, .data = conn->note + counts, .len = conn->note_got - counts});
+	return true;
+}
 
-		if (body && in->left == 0) {
-			go = finish(conn);
-		} else if (!conn->readable) {
+/* The frame is in. */
+static bool finish(kvpi_tcp_lane *lane)
+{
+	kvpi_tcp_in *in = &lane->in;
+	kvpi_tcp_item *post = in->post;
+	kvpi_plane_event event = {.kind = KVPI_PLANE_RECEIVED};
+	bool whole;
+
+	if (in->target == KVPI_TCP_TO_NOTE)
+		return finish_note(lane);
+	whole = post != NULL && post->done + in->len == post->transfer.local.bytes;
+	if (whole && post->jobs > 0)
+		return false; /* nothing overtakes a transfer that is still on its way to the device */
+	in->head_got = 0;
+	in->post = NULL;
+	in->frames++;
+	if (post == NULL)
+		return true;
+	post->done += in->len;
+	if (!whole)
+		return true;
+	event.id = post->transfer.id;
+	kvpi_tcp_post_free(lane->conn, post);
+	kvpi_tcp_tell(lane->conn, event);
+	return true;
+}
+
+bool kvpi_tcp_rx(kvpi_tcp_lane *lane, uint64_t budget)
+{
+	kvpi_tcp_in *in = &lane->in;
+
+	while (lane->fd >= 0 && !lane->conn->closed) {
+		const size_t need =
+		    lane->state == KVPI_TCP_LANE_UP ? KVPI_TCP_HEAD_BYTES : KVPI_TCP_GREETING_BYTES;
+		const bool head = in->head_got < need, body = !head && in->left > 0;
+		bool go = true;
+
+		if (!head && !body && (!lane->conn->checksum || in->check_got == sizeof(in->check))) {
+			go = finish(lane);
+		} else if (!has_input(lane)) {
 			return false;
 		} else if (budget == 0) {
 			return true;
+		} else if (head) {
+			go = read_head(lane, need, &budget);
+		} else if (body) {
+			go = read_body(lane, &budget);
 		} else {
-			go = body ? read_body(conn, &budget) : read_head(conn, &budget);
+			read_check(lane);
 		}
 		if (!go)
 			return false;
@@ -325,19 +490,26 @@ bool kvpi_tcp_rx(kvpi_conn *conn, uint64_t budget)
 	return false;
 }
 
+bool kvpi_tcp_rx_busy(const kvpi_tcp_lane *lane)
+{
+	/* What waits for another lane is woken by that one. */
+	return has_input(lane) && !lane->in.waits;
+}
+
 kvp_receipt kvpi_tcp_rx_cancel(kvpi_conn *conn, kvpi_tcp_item *item)
 {
-	kvpi_tcp_in *in = &conn->in;
-
 	item->canceled = true;
-	if (in->post == item) {
+	for (int i = 0; i < conn->streams; i++) {
+		kvpi_tcp_in *in = &conn->lanes[i]->in;
+
+		if (in->post != item)
+			continue;
 		/* The rest of the frame has no place to go. */
 		in->post = NULL;
 		in->target = KVPI_TCP_TO_NOWHERE;
-		if (in->slot != NULL) {
+		if (in->slot != NULL)
 			give(conn, in->slot);
-			in->slot = NULL;
-		}
+		in->slot = NULL;
 	}
 	reap_slots(conn);
 	if (item->jobs > 0)
@@ -348,13 +520,15 @@ kvp_receipt kvpi_tcp_rx_cancel(kvpi_conn *conn, kvpi_tcp_item *item)
 
 void kvpi_tcp_rx_stop(kvpi_conn *conn)
 {
-	kvpi_tcp_in *in = &conn->in;
+	for (int i = 0; i < conn->streams; i++) {
+		kvpi_tcp_in *in = &conn->lanes[i]->in;
 
-	if (in->slot != NULL) {
-		give(conn, in->slot);
+		if (in->slot != NULL)
+			give(conn, in->slot);
 		in->slot = NULL;
+		in->post = NULL;
+		in->head_got = in->ahead_len = 0;
+		in->left = in->frames = 0;
+		in->waits = false;
 	}
-	in->post = NULL;
-	in->head_got = 0;
-	in->left = 0;
 }

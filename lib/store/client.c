@@ -234,13 +234,28 @@ static void destroy(kvp_store *store)
 	free(store);
 }
 
-/* Without a key of our own, a store that has one is just silent: is that it? */
-static bool lacks_key(const kvp_store *store, int64_t deadline_ns)
+/* Has only one of the two ends a cluster key?  A store that has one is just silent to who has none; one that has none
+ * mostly hangs up on who has one before saying so. */
+static kvp_status check_one_sided(const kvp_store *store, kvp_status status, int64_t deadline_ns)
 {
+	const bool has_key = kvpi_context_keyring(store->context) != NULL;
 	const int64_t attempt_ns = deadline_in(OPEN_ATTEMPT_MS);
+	kvpi_store_asks asks;
 
-	return kvpi_context_keyring(store->context) == NULL && !kvpi_store_link_met_somebody(store->link) &&
-	       kvpi_store_wants_key(store->url, attempt_ns < deadline_ns ? attempt_ns : deadline_ns);
+	if (status != (has_key ? KVP_E_REFUSED : KVP_E_STORE_LOST) || kvpi_store_link_met_somebody(store->link))
+		return KVP_OK;
+	asks = kvpi_store_look(store->url, attempt_ns < deadline_ns ? attempt_ns : deadline_ns);
+	if (!has_key && asks == KVPI_STORE_ASKS_KEY)
+		return kvpi_error(KVP_E_REFUSED,
+		    "kvp_store_open: the store at %s asks for a cluster key, and this end has none; name the key "
+		    "file in KVPIPE_KEY_FILE",
+		    store->url);
+	if (has_key && asks == KVPI_STORE_ASKS_NO_KEY)
+		return kvpi_error(KVP_E_REFUSED,
+		    "kvp_store_open: the store at %s asks for no cluster key, and this end has one: start it with "
+		    "the key file, too",
+		    store->url);
+	return KVP_OK;
 }
 
 /* Asks until somebody answers: the request may be lost with a connection. */
@@ -260,11 +275,8 @@ static kvp_status greet(kvp_store *store, int ms)
 		msg.u.store_open.version_max = KVPI_WIRE_VERSION_MAX;
 		status =
 		    exchange(store, &msg, &a, attempt_ns < last_ns ? attempt_ns : last_ns, &call);
-		if (status == KVP_E_STORE_LOST && lacks_key(store, deadline_ns))
-			return kvpi_error(KVP_E_REFUSED,
-			    "kvp_store_open: the store at %s asks for a cluster key, and this end has none; name "
-			    "the key file in KVPIPE_KEY_FILE",
-			    store->url);
+		if (check_one_sided(store, status, deadline_ns) != KVP_OK)
+			return KVP_E_REFUSED;
 	} while ((status == KVP_E_STORE_LOST || status == KVP_E_STORE_RESTARTED) &&
 	         kvpi_now(&kvpi_clock_real) < last_ns);
 

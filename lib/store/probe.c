@@ -32,26 +32,30 @@ static int try_connect(
 
 /* Whoever speaks ZMTP tells in its greeting of 64 bytes how it wants to be talked to.  It sends that when it has seen our
  * version; our own wish must stay unsaid, as it hangs up without another word if that is a different one. */
-static bool greets_with_curve(int fd, int64_t deadline_ns)
+static kvpi_store_asks hear_greeting(int fd, int64_t deadline_ns)
 {
 	static const char greeting[] = "\xff\0\0\0\0\0\0\0\1\x7f\3\1";
 	unsigned char answer[32];
 	size_t len = 0;
 
 	if (send(fd, greeting, sizeof(greeting) - 1, MSG_NOSIGNAL) != (ssize_t)sizeof(greeting) - 1)
-		return false;
+		return KVPI_STORE_ASKS_UNKNOWN;
 	while (len < sizeof(answer)) {
 		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
 		ssize_t got;
 
 		if (poll(&poll_fd, 1, kvpi_ms_left(deadline_ns, kvpi_now(&kvpi_clock_real))) <= 0)
-			return false;
+			return KVPI_STORE_ASKS_UNKNOWN;
 		got = recv(fd, answer + len, sizeof(answer) - len, 0);
 		if (got <= 0)
-			return false;
+			return KVPI_STORE_ASKS_UNKNOWN;
 		len += (size_t)got;
 	}
-	return answer[0] == 0xff && answer[9] == 0x7f && memcmp(answer + 12, "CURVE", 6) == 0;
+	if (answer[0] != 0xff || answer[9] != 0x7f)
+		return KVPI_STORE_ASKS_UNKNOWN;
+	if (memcmp(answer + 12, "CURVE", 6) == 0)
+		return KVPI_STORE_ASKS_KEY;
+	return memcmp(answer + 12, "NULL", 5) == 0 ? KVPI_STORE_ASKS_NO_KEY : KVPI_STORE_ASKS_UNKNOWN;
 }
 
 /* A connection, or -1 and the errno. */
@@ -74,15 +78,15 @@ static int dial(const char *url, int64_t deadline_ns, int *err)
 	return fd;
 }
 
-bool kvpi_store_wants_key(const char *url, int64_t deadline_ns)
+kvpi_store_asks kvpi_store_look(const char *url, int64_t deadline_ns)
 {
 	int err;
 	const int fd = dial(url, deadline_ns, &err);
-	const bool wants = fd >= 0 && greets_with_curve(fd, deadline_ns);
+	const kvpi_store_asks asks = fd >= 0 ? hear_greeting(fd, deadline_ns) : KVPI_STORE_ASKS_UNKNOWN;
 
 	if (fd >= 0)
 		close(fd);
-	return wants;
+	return asks;
 }
 
 const char *kvpi_store_probe(const char *url, int64_t deadline_ns)

@@ -169,6 +169,7 @@ rig *rig_new_of(const char *name, rig_settings a, rig_settings b, uint64_t stagi
 	KIT_OK(kvpi_plane_specs_parse(r->list, specs, &count));
 	ck_assert_uint_eq(count, 1);
 	r->spec = specs[0];
+	r->settings = a;
 	r->budget = RIG_BUDGET;
 	kit_random_fill(r->token, sizeof(r->token), ++number);
 	KIT_OK(kvpi_context_hold(NULL, &r->context));

@@ -36,22 +36,23 @@ struct rig_end {
 	void *hook_user;
 };
 
-typedef struct rig {
-	const kvpi_plane_ops *ops; /* a copy that outlives the planes; submit, post_recv and notify are asked again where the
-	                              wrapper fault refuses them by chance */
-	char list[128]; /* what names it, in the option `planes` */
-	kvpi_plane_spec spec;
-	kvp_context *context;
-	uint64_t budget;
-	rig_end a, b; /* a accepts, b connects */
-	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
-} rig;
-
 /* As in the plane's parameters. */
 typedef struct rig_settings {
 	int streams;
 	bool checksum;
 } rig_settings;
+
+typedef struct rig {
+	const kvpi_plane_ops *ops; /* a copy that outlives the planes; submit, post_recv and notify are asked again where the
+	                              wrapper fault refuses them by chance */
+	char list[128]; /* what names it, in the option `planes` */
+	kvpi_plane_spec spec;
+	rig_settings settings; /* of both ends, or of a */
+	kvp_context *context;
+	uint64_t budget;
+	rig_end a, b; /* a accepts, b connects */
+	unsigned char token[KVPI_PLANE_TOKEN_BYTES];
+} rig;
 
 /* The planes of the registry as they come, behind them each of them wrapped, and some with other settings. */
 int rig_plane_count(void);

@@ -25,6 +25,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		    strcmp(addr.host, again.host) != 0 || addr.port != again.port)
 			abort();
 	}
+	kvpi_listen listen = {.bind_host = NULL};
+	char host[256];
+	if (kvpi_listen_parse(text, host, &listen) == KVP_OK &&
+	    (listen.bind_host != host || listen.port_min > listen.port_max || strlen(host) >= sizeof(host)))
+		abort();
 	free(text);
 	return 0;
 }

@@ -14,9 +14,11 @@ static const kvpi_hostid sample = {.boot_id = "0a1b",
     .pid_ns = UINT64_MAX,
     .net_ns = 0,
     .run_dev = 27,
-    .run_ino = 1234};
+    .run_ino = 1234,
+    .user = 1001,
+    .user_ns = 8};
 #define OLD_TEXT "boot=0a1b name=box shm=25 ipc=4026531839 pid=18446744073709551615 net=0"
-#define SAMPLE_TEXT OLD_TEXT " rundev=27 runino=1234"
+#define SAMPLE_TEXT OLD_TEXT " rundev=27 runino=1234 user=1001 userns=8"
 
 static void check_equal(const kvpi_hostid *a, const kvpi_hostid *b)
 {
@@ -28,6 +30,8 @@ static void check_equal(const kvpi_hostid *a, const kvpi_hostid *b)
 	ck_assert_uint_eq(a->net_ns, b->net_ns);
 	ck_assert_uint_eq(a->run_dev, b->run_dev);
 	ck_assert_uint_eq(a->run_ino, b->run_ino);
+	ck_assert_uint_eq(a->user, b->user);
+	ck_assert_uint_eq(a->user_ns, b->user_ns);
 }
 
 START_TEST(the_same_process_reads_the_same)
@@ -105,7 +109,7 @@ START_TEST(the_line_goes_there_and_back)
 	ck_assert_str_eq(small, "boot=0a1b name=box ");
 
 	/* What is not known is empty or 0; what a newer version adds is passed over. */
-	const char *unknown = "boot= name= shm=0 ipc=0 pid=0 net=0 user=5";
+	const char *unknown = "boot= name= shm=0 ipc=0 pid=0 net=0 newer=5";
 	ck_assert(kvpi_hostid_parse(&id, unknown, strlen(unknown)));
 	check_equal(&id, &(kvpi_hostid){.shm_dev = 0});
 	/* What an older version does not know is unknown. */

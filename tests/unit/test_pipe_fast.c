@@ -97,6 +97,31 @@ START_TEST(kept_is_not_delivered)
 }
 END_TEST
 
+/* What was received is confirmed, even if the receiver's next move is to leave. */
+START_TEST(a_receiver_may_leave_at_once)
+{
+	char data[100], got[100];
+	kvp_tensor from = bytes_tensor(data, sizeof(data));
+
+	kit_random_fill(data, sizeof(data), 8);
+	for (int round = 0; round < 30; round++) {
+		kvp_tensor to = bytes_tensor(got, sizeof(got));
+		kvp_request *request;
+		kit_pair pair;
+
+		kit_pair_init(&pair, planes[_i]);
+		kit_pair_open(&pair);
+		KIT_OK(kvp_pipe_send(pair.a, &from, NULL, &request));
+		KIT_OK(kvp_pipe_recv(pair.b, &to, KVP_TIMEOUT_DEFAULT));
+		kvp_pipe_free(pair.b);
+		pair.b = NULL;
+		KIT_OK(kvp_request_wait(request, KVP_TIMEOUT_DEFAULT));
+		kvp_request_free(request);
+		kit_pair_free(&pair);
+	}
+}
+END_TEST
+
 /* Without memory to keep them in, the bytes come over the plane as all others do. */
 START_TEST(no_room_to_keep_bytes)
 {
@@ -345,6 +370,6 @@ START_TEST(explain_says_where_control_goes)
 }
 END_TEST
 
-KIT_MAIN_WITH("pipe_fast", PLANES, NULL, small_tensors_of_every_shape, kept_is_not_delivered, no_room_to_keep_bytes,
+KIT_MAIN_WITH("pipe_fast", PLANES, NULL, small_tensors_of_every_shape, kept_is_not_delivered, a_receiver_may_leave_at_once, no_room_to_keep_bytes,
               a_burst_arrives_in_order, posting_allocates_nothing_and_wakes_once, requests_outlive_their_pipe,
               polling_works_like_sleeping, the_worker_runs_where_it_was_told, explain_says_where_control_goes)

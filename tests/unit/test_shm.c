@@ -7,6 +7,7 @@
 #include "kit/kit.h"
 
 #include "base/fault.h"
+#include "device/fake.h"
 #include "plane/shm.h"
 #include <kvpipe/memory.h>
 #include <fcntl.h>
@@ -582,6 +583,34 @@ START_TEST(a_recall_before_the_last_look_counts)
 }
 END_TEST
 
+/* The last bytes are on their way to the device when the destination is taken back: what comes behind is not held up. */
+START_TEST(a_canceled_post_that_is_copied_whole)
+{
+	for (int staged = 0; staged < 2; staged++) {
+		rig *r = new_connected();
+		rig_mem *src = rig_mem_new(staged ? KVP_MEMORY_FAKE : KVP_MEMORY_HOST, 100000, 1);
+		rig_mem *dst = rig_mem_new(KVP_MEMORY_FAKE, 100000, 2), *plain = rig_mem_new(KVP_MEMORY_HOST, 100000, 3);
+		const kvpi_layout source = rig_bytes(src, 0, 90000), target = rig_bytes(dst, 0, 90000);
+		const kvpi_layout next = rig_bytes(plain, 0, 40000), place = rig_bytes(plain, 50000, 40000);
+
+		kvpi_fake_set(&(kvpi_fake_options){.delay = 1000});
+		rig_post(&r->a, 1, &target);
+		rig_put(&r->b, 1, &source);
+		while (!r->a.conn->in.copied && r->a.counts[RECEIVED] == 0)
+			rig_step(r);
+		if (r->a.counts[RECEIVED] == 0)
+			(void)r->ops->cancel(r->a.conn, RIG_ID(1));
+		rig_carry(r, &r->b, &r->a, 2, plain, &next, plain, &place);
+		RIG_UNTIL(r, r->ops->cancel(r->a.conn, RIG_ID(1)) == KVP_RECEIPT_QUIESCENT);
+		kvpi_fake_set(NULL);
+		rig_free(r);
+		rig_mem_free(src);
+		rig_mem_free(dst);
+		rig_mem_free(plain);
+	}
+}
+END_TEST
+
 /* ---- where it cannot work ---- */
 
 static kvp_status open_one(kvpi_plane **plane, uint64_t staging_bytes)
@@ -676,20 +705,24 @@ END_TEST
 
 START_TEST(judges_by_what_the_two_share)
 {
-	static const kvpi_hostid base = {.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4};
+	static const kvpi_hostid base = {.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4, .user = 5};
 	const kvpi_plane_ops *ops = kvpi_plane_registry()[shm_index()];
 	static const struct {
 		kvpi_hostid theirs;
 		kvp_status status;
 		const char *why;
 	} rows[] = {
-	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 4}, KVP_OK, "run directory"},
-	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2}, KVP_OK, "network namespace"},
-	    {{.boot_id = "b", .pid_ns = 8, .net_ns = 2}, KVP_OK, "pid namespaces"},
-	    {{.boot_id = "c", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "another host"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 4}, KVP_OK, "run directory"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 1, .net_ns = 2}, KVP_OK, "network namespace"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 8, .net_ns = 2}, KVP_OK, "pid namespaces"},
+	    {{.boot_id = "c", .user = 5, .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "another host"},
 	    {{.net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "another host"},
-	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 5}, KVP_E_UNSUPPORTED, "neither"},
-	    {{.boot_id = "b"}, KVP_E_UNSUPPORTED, "not known"},
+	    {{.boot_id = "b", .user = 5, .pid_ns = 1, .net_ns = 9, .run_dev = 3, .run_ino = 5}, KVP_E_UNSUPPORTED, "neither"},
+	    {{.boot_id = "b", .user = 5}, KVP_E_UNSUPPORTED, "not known"},
+	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4, .user = 6}, KVP_E_UNSUPPORTED, "different users"},
+	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4}, KVP_E_UNSUPPORTED, "different users"},
+	    {{.boot_id = "b", .pid_ns = 1, .net_ns = 2, .run_dev = 3, .run_ino = 4, .user = 5, .user_ns = 7}, KVP_E_UNSUPPORTED,
+	        "user namespaces"},
 	};
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++) {
@@ -710,5 +743,6 @@ KIT_MAIN("plane shm", each_memory_goes_its_way, more_blocks_than_a_message_holds
     every_lie_ends_the_connection_and_nothing_else, an_address_where_nothing_is, chunks_are_checked,
     a_staged_put_that_stops_was_canceled, words_over_the_channel_are_checked, words_in_the_page_are_checked,
     what_was_recalled_is_not_received, a_recall_before_the_last_look_counts,
+    a_canceled_post_that_is_copied_whole,
     without_shared_memory_there_is_a_sentence, memory_runs_out_while_meeting, descriptors_run_out_and_come_back,
     judges_by_what_the_two_share)

@@ -3,28 +3,17 @@
  * The plane `tcp` against peers that are not kvpipe: what is on the wire, and what happens when it is wrong.
  * What every plane does is in tests/conformance.
  */
-#include "conformance/rig.h"
-#include "kit/kit.h"
+#include "unit/tcp_kit.h"
 
 #include "base/clock.h"
+#include "base/context.h"
 #include "base/fault.h"
 #include "device/fake.h"
-#include "plane/tcp_frame.h"
 #include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <netinet/in.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
-
-#define LOST KVPI_PLANE_LOST
-#define CONNECTED KVPI_PLANE_CONNECTED
-#define RECEIVED KVPI_PLANE_RECEIVED
-#define SENT KVPI_PLANE_SENT
 
 static rig *new_rig(void)
 {
@@ -38,65 +27,6 @@ static rig *new_connected(void)
 	rig_accept(r);
 	rig_connect(r);
 	return r;
-}
-
-static uint16_t port_of(rig *r)
-{
-	char address[KVPI_PLANE_ADDRESS_MAX + 1];
-	size_t len = 0;
-	unsigned port = 0;
-
-	KIT_OK(r->ops->address(r->a.plane, address, &len));
-	address[len] = 0;
-	ck_assert_int_eq(sscanf(address, "127.0.0.1:%u", &port), 1);
-	return (uint16_t)port;
-}
-
-/* A socket connected to the plane's listener. */
-static int dial(rig *r)
-{
-	const struct sockaddr_in to = {
-	    .sin_family = AF_INET, .sin_port = htons(port_of(r)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-	ck_assert_int_ge(fd, 0);
-	ck_assert_int_eq(connect(fd, (const struct sockaddr *)&to, sizeof(to)), 0);
-	return fd;
-}
-
-static void say(int fd, const void *bytes, size_t len)
-{
-	/* The other end may have closed already. */
-	(void)!send(fd, bytes, len, MSG_NOSIGNAL);
-}
-
-/* Has the plane closed it?  (Or sent something: then *got is the number of bytes.) */
-static bool ended(int fd, void *bytes, size_t len, ssize_t *got)
-{
-	*got = recv(fd, bytes, len, MSG_DONTWAIT);
-	return *got == 0 || (*got < 0 && errno != EAGAIN);
-}
-
-static bool closed(int fd)
-{
-	char byte;
-	ssize_t got;
-
-	return ended(fd, &byte, 1, &got);
-}
-
-/* Reads exactly len bytes, stepping the rig. */
-static void hear(rig *r, int fd, void *bytes, size_t len)
-{
-	size_t have = 0;
-
-	while (have < len) {
-		ssize_t got = -1;
-
-		RIG_UNTIL(r, ended(fd, (char *)bytes + have, len - have, &got) || got > 0);
-		ck_assert_int_gt(got, 0);
-		have += (size_t)got;
-	}
 }
 
 /* ---- guests ---- */
@@ -117,50 +47,6 @@ START_TEST(garbage_is_turned_away)
 	}
 	ck_assert_uint_eq(r->a.logged, 0);
 	rig_connect(r);
-	rig_free(r);
-}
-END_TEST
-
-START_TEST(each_field_of_a_greeting_counts)
-{
-	static const size_t wrong[] = {0, 3, 4, 5, 6, 7, 8, 23, 24, 39};
-	unsigned char hello[KVPI_TCP_HEAD_BYTES], answer[KVPI_TCP_HEAD_BYTES], expected[KVPI_TCP_HEAD_BYTES];
-	rig *r = new_rig();
-	int fd;
-
-	rig_accept(r);
-	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
-		fd = dial(r);
-		kvpi_tcp_hello_write(hello, KVPI_TCP_HELLO, r->token);
-		hello[wrong[i]] ^= 0x40;
-		say(fd, hello, sizeof(hello));
-		RIG_UNTIL(r, closed(fd));
-		close(fd);
-	}
-	fd = dial(r);
-	kvpi_tcp_hello_write(hello, KVPI_TCP_ANSWER, r->token);
-	say(fd, hello, sizeof(hello));
-	RIG_UNTIL(r, closed(fd));
-	close(fd);
-	ck_assert_uint_eq(r->a.logged, 0);
-
-	/* Right, but a byte at a time; the answer is as the table in tcp_frame.h says. */
-	fd = dial(r);
-	kvpi_tcp_hello_write(hello, KVPI_TCP_HELLO, r->token);
-	for (size_t i = 0; i < sizeof(hello); i++) {
-		ck_assert_uint_eq(r->a.counts[CONNECTED], 0);
-		say(fd, hello + i, 1);
-		for (int j = 0; j < 3; j++)
-			rig_step(r);
-	}
-	hear(r, fd, answer, sizeof(answer));
-	memset(expected, 0, sizeof(expected));
-	memcpy(expected, "KVPP\1\0\2\0", 8);
-	memcpy(expected + 8, r->token, sizeof(r->token));
-	ck_assert_mem_eq(answer, expected, sizeof(answer));
-	ck_assert_uint_eq(r->a.counts[CONNECTED], 1);
-	close(fd);
-	RIG_UNTIL(r, r->a.counts[LOST] == 1);
 	rig_free(r);
 }
 END_TEST
@@ -216,13 +102,13 @@ START_TEST(no_descriptors_left)
 {
 	rig *r = new_rig();
 	struct rlimit before, none;
-	unsigned char hello[KVPI_TCP_HEAD_BYTES];
+	kvpi_tcp_greeting hello, answer, confirm;
 	const int fd = dial(r);
 	struct pollfd poller = {.events = POLLIN};
 
 	rig_accept(r);
-	kvpi_tcp_hello_write(hello, KVPI_TCP_HELLO, r->token);
-	say(fd, hello, sizeof(hello));
+	kvpi_tcp_hello_make(r->token, 1, 0, false, NULL, &hello);
+	say(fd, &hello, sizeof(hello));
 	ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
 	none = before;
 	none.rlim_cur = 3;
@@ -232,37 +118,20 @@ START_TEST(no_descriptors_left)
 	ck_assert_uint_eq(r->a.logged, 0);
 	ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
 	/* It does not spin meanwhile, and tries again by itself. */
-	while (r->a.counts[CONNECTED] == 0) {
+	while (recv(fd, &answer, sizeof(answer), MSG_DONTWAIT) != (ssize_t)sizeof(answer)) {
 		if (r->ops->arm(r->a.plane, &poller.fd))
 			ck_assert_int_eq(poll(&poller, 1, 60000), 1);
 		r->ops->progress(r->a.plane, RIG_BUDGET);
 	}
+	kvpi_tcp_confirm_make(r->token, &hello, &answer, &confirm);
+	say(fd, &confirm, sizeof(confirm));
+	RIG_UNTIL(r, r->a.counts[CONNECTED] == 1);
 	close(fd);
 	rig_free(r);
 }
 END_TEST
 
 /* ---- frames ---- */
-
-/* A peer that has greeted: the test's own socket, with a plane at the other end. */
-static int greeted(rig *r)
-{
-	unsigned char hello[KVPI_TCP_HEAD_BYTES];
-	const int fd = dial(r);
-
-	kvpi_tcp_hello_write(hello, KVPI_TCP_HELLO, r->token);
-	say(fd, hello, sizeof(hello));
-	hear(r, fd, hello, sizeof(hello));
-	return fd;
-}
-
-static void say_frame(int fd, kvpi_tcp_frame frame)
-{
-	unsigned char head[KVPI_TCP_HEAD_BYTES];
-
-	kvpi_tcp_frame_write(head, &frame);
-	say(fd, head, sizeof(head));
-}
 
 static void post(rig_end *end, uint64_t seq, const rig_mem *mem, uint64_t offset, uint64_t bytes)
 {
@@ -370,7 +239,7 @@ START_TEST(a_frame_that_cannot_be_ends_the_connection)
 			say(fd, body, 500);
 			memcpy(mem->mirror + 1000, body, 500);
 		}
-		kvpi_tcp_frame_write(head, &bad[i].frame);
+		kvpi_tcp_frame_write(head, &bad[i].frame, false);
 		if (bad[i].spoil != 0)
 			head[bad[i].spoil] ^= 1;
 		say(fd, head, sizeof(head));
@@ -508,59 +377,6 @@ START_TEST(half_a_transfer_is_none)
 	ck_assert(rig_mem_right(mem));
 	rig_free(r);
 	rig_mem_free(mem);
-}
-END_TEST
-
-/* ---- the other end of a connect ---- */
-
-START_TEST(an_answer_that_is_none)
-{
-	static const size_t wrong[] = {0, 4, 6, 8, 23, 30};
-	const struct sockaddr_in any = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	struct sockaddr_in at;
-	socklen_t at_len = sizeof(at);
-	unsigned char hello[KVPI_TCP_HEAD_BYTES], expected[KVPI_TCP_HEAD_BYTES];
-	char address[64];
-	const int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	rig *r = new_rig();
-
-	ck_assert_int_eq(bind(listener, (const struct sockaddr *)&any, sizeof(any)), 0);
-	ck_assert_int_eq(listen(listener, 4), 0);
-	ck_assert_int_eq(getsockname(listener, (struct sockaddr *)&at, &at_len), 0);
-	snprintf(address, sizeof(address), "127.0.0.1:%u", ntohs(at.sin_port));
-	kvpi_tcp_hello_write(expected, KVPI_TCP_HELLO, r->token);
-	/* Wrong in each field, closed, or never given. */
-	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]) + 2; i++) {
-		const unsigned lost = r->b.counts[LOST];
-		int fd;
-
-		KIT_OK(r->ops->connect(r->b.plane, address, strlen(address), r->token, &r->b, &r->b.conn));
-		fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-		hear(r, fd, hello, sizeof(hello));
-		ck_assert_mem_eq(hello, expected, sizeof(hello));
-		kvpi_tcp_hello_write(hello, KVPI_TCP_ANSWER, r->token);
-		if (i < sizeof(wrong) / sizeof(wrong[0])) {
-			hello[wrong[i]] ^= 4;
-			say(fd, hello, sizeof(hello));
-			RIG_UNTIL(r, r->b.counts[LOST] > lost);
-			ck_assert_int_eq(r->b.log[r->b.logged - 1].status, KVP_E_PROTOCOL);
-		} else if (i == sizeof(wrong) / sizeof(wrong[0])) {
-			say(fd, hello, 39);
-			close(fd);
-			fd = -1;
-			RIG_UNTIL(r, r->b.counts[LOST] > lost);
-			ck_assert_int_eq(r->b.log[r->b.logged - 1].status, KVP_E_REFUSED);
-		} else {
-			rig_settle(r);
-			ck_assert_uint_eq(r->b.counts[LOST], lost);
-		}
-		ck_assert_uint_eq(r->b.counts[CONNECTED], 0);
-		rig_hangup(&r->b);
-		if (fd >= 0)
-			close(fd);
-	}
-	close(listener);
-	rig_free(r);
 }
 END_TEST
 
@@ -739,18 +555,15 @@ START_TEST(a_stalled_peer_keeps_no_bounce_buffer)
 	crowd_init(&c);
 	/* Three peers that stop in the middle of a chunk. */
 	for (int i = 0; i < 3; i++) {
-		unsigned char hello[KVPI_TCP_HEAD_BYTES], token[KVPI_PLANE_TOKEN_BYTES] = {(unsigned char)(i + 10), 1};
+		const unsigned char token[KVPI_PLANE_TOKEN_BYTES] = {(unsigned char)(i + 10), 1};
 
 		KIT_OK(c.r->ops->accept(c.r->a.plane, token, &c.r->a, &c.r->a.conn));
-		fds[i] = dial(c.r);
-		kvpi_tcp_hello_write(hello, KVPI_TCP_HELLO, token);
-		say(fds[i], hello, sizeof(hello));
-		hear(c.r, fds[i], hello, sizeof(hello));
+		fds[i] = greeted_with(c.r, token, false);
 		post(&c.r->a, 1, c.dst, 0, 100000);
 		say_frame(fds[i],
 		    (kvpi_tcp_frame){
 		        .kind = KVPI_TCP_DATA, .flags = KVPI_TCP_LAST, .seq = 1, .attempt = 1, .len = 100000});
-		say(fds[i], hello, sizeof(hello));
+		say(fds[i], token, sizeof(token));
 	}
 	rig_settle(c.r);
 	c.r->a.conn = c.in[0];
@@ -782,6 +595,7 @@ START_TEST(only_loopback_is_bound)
 	char address[KVPI_PLANE_ADDRESS_MAX];
 	size_t len = 0;
 
+	KIT_OK(kvpi_context_hold(NULL, &params.context));
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
 		params.listen.bind_host = bad[i];
 		KIT_STATUS(ops->open(&params, &plane, &caps), KVP_E_INVALID);
@@ -795,6 +609,9 @@ START_TEST(only_loopback_is_bound)
 	KIT_OK(ops->address(plane, address, &len));
 	ck_assert_int_eq(strncmp(address, "127.0.0.1:", 10), 0);
 	ops->close(plane);
+	params.streams = 17;
+	KIT_STATUS(ops->open(&params, &plane, &caps), KVP_E_INVALID);
+	kvpi_context_release(params.context);
 }
 END_TEST
 
@@ -816,12 +633,14 @@ START_TEST(ipv6_works_where_it_is)
 		close(fd);
 	if (!there)
 		KIT_SKIP("this machine has no IPv6 loopback");
+	KIT_OK(kvpi_context_hold(NULL, &params.context));
 	KIT_OK(ops->open(&params, &plane, &caps));
 	KIT_OK(ops->address(plane, address, &len));
 	ck_assert_int_eq(strncmp(address, "[::1]:", 6), 0);
 	KIT_OK(ops->connect(plane, address, len, token, NULL, &conn));
 	ops->progress(plane, 1000);
 	ops->close(plane);
+	kvpi_context_release(params.context);
 }
 END_TEST
 
@@ -855,9 +674,9 @@ START_TEST(a_child_does_not_keep_a_connection_up)
 }
 END_TEST
 
-KIT_MAIN("tcp", garbage_is_turned_away, each_field_of_a_greeting_counts, silent_guests_are_few_and_timed,
+KIT_MAIN("tcp", garbage_is_turned_away, silent_guests_are_few_and_timed,
     the_time_of_a_silent_guest_wakes_the_worker, no_descriptors_left, what_goes_out_is_as_written_down,
     a_frame_that_cannot_be_ends_the_connection, frames_of_any_cut_arrive, unwanted_frames_are_thrown_away,
-    half_a_transfer_is_none, an_answer_that_is_none, faults_at_each_pass, faults_of_connecting, writes_of_few_bytes,
+    half_a_transfer_is_none, faults_at_each_pass, faults_of_connecting, writes_of_few_bytes,
     who_waits_for_a_bounce_buffer_sleeps, a_stalled_peer_keeps_no_bounce_buffer, only_loopback_is_bound,
     ipv6_works_where_it_is, a_child_does_not_keep_a_connection_up)
