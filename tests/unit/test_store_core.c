@@ -486,6 +486,7 @@ START_TEST(an_id_parks_once)
 	set("a", "1");
 	ck_assert_str_eq(reply_to(1, 7)->values, "1");
 	ck_assert_str_eq(reply_to(2, 7)->values, "1");
+	ck_assert_str_eq(reply_to(1, 8)->values, "1");
 	finish();
 }
 END_TEST
