@@ -26,7 +26,7 @@ start producer "$examples/producer" --url "$url" --count 1 --rounds 1
 start consumer "$examples/consumer" --url "$url"
 ends_well producer
 ends_well consumer
-planes=$(sed -n 's/^  \([a-z0-9]*\): .*/\1/p' "$tmp/consumer.out" | sort -u)
+planes=$(sed -En 's/^  ([a-z0-9]+): (yes|no|not needed), .*/\1/p' "$tmp/consumer.out" | sort -u)
 case $planes in *tcp*) ;; *) fail "the plane tcp is not there" ;; esac
 
 for plane in $planes; do
