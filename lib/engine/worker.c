@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define STEP_BUDGET_BYTES (UINT64_C(16) << 20) /* per plane and step, so that control is not starved */
+#define STEP_BUDGET_BYTES (UINT64_C(1) << 20) /* per plane and step: what has arrived is told, and granted anew, in between */
 #define NAP_FIRST_NS (20 * INT64_C(1000))
 #define NAP_MOST_NS (500 * INT64_C(1000))
 #define FDS_MAX (KVPI_ENGINE_PLANES_MAX + 4)

@@ -160,6 +160,7 @@ struct kvpi_plane {
 	uint32_t spare_count;
 	unsigned rounds;  /* since the sockets were looked at */
 	bool slept, in_progress;
+	unsigned char dense[KVPI_SHM_INLINE_MAX]; /* a small strided tensor on its way into a message */
 };
 
 /* ---- shm_conn.c ---- */

@@ -100,12 +100,11 @@ static bool say_inline(kvpi_conn *conn, kvpi_shm_item *item)
 {
 	const kvpi_layout *layout = &item->transfer.local;
 	const kvpi_shm_put put = put_of(item);
-	unsigned char dense[KVPI_SHM_INLINE_MAX];
 	const void *bytes = layout->base;
 
 	if (kvpi_layout_run(layout) < layout->bytes) {
-		kvpi_layout_gather(layout, 0, dense, layout->bytes);
-		bytes = dense;
+		kvpi_layout_gather(layout, 0, conn->plane->dense, layout->bytes);
+		bytes = conn->plane->dense;
 	}
 	if (!say(conn, &put, sizeof(put), bytes, layout->bytes))
 		return false;

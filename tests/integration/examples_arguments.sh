@@ -34,7 +34,6 @@ for program in producer consumer prefill decode; do
   refused 'nonsense' "$program" --url nonsense --timeout-ms 3000
   refused '192\.0\.2\.1|loopback' "$program" --set kv_ip=192.0.2.1 --timeout-ms 500
   refused 'kv_rank' "$program" --set kv_rank=2
-  refused 'cuda|CUDA' "$program" --set kv_buffer_device=cuda
 done
 
 refused '"many" is not a number from 1 to' producer --count many

@@ -11,7 +11,7 @@
 
 static rig *new_rig(int streams_a, int streams_b)
 {
-	return rig_new_of(kvpi_plane_find("tcp", 3), (rig_settings){.streams = streams_a},
+	return rig_new_of("tcp", (rig_settings){.streams = streams_a},
 	    (rig_settings){.streams = streams_b}, 0);
 }
 

@@ -14,7 +14,7 @@ static rig *new_rig(int streams, bool checksum)
 {
 	const rig_settings settings = {.streams = streams, .checksum = checksum};
 
-	return rig_new_of(kvpi_plane_find("tcp", 3), settings, settings, 0);
+	return rig_new_of("tcp", settings, settings, 0);
 }
 
 static void greet_all(rig *r, int *fds, int count)
@@ -230,7 +230,7 @@ START_TEST(what_is_corrupted_is_noticed_and_put_again)
 	for (size_t i = 0; i < 3; i++) {
 		/* The n-th read of the transfer: heads, bodies, digests. */
 		for (unsigned n = 1; n <= 12; n++) {
-			rig *r = rig_new_of(kvpi_plane_find("tcp", 3), with[i][0], with[i][1], 65536);
+			rig *r = rig_new_of("tcp", with[i][0], with[i][1], 65536);
 			rig_mem *src = rig_mem_new(n % 2 ? KVP_MEMORY_HOST : KVP_MEMORY_FAKE, 3u << 20, 1);
 			rig_mem *dst = rig_mem_new(n % 3 ? KVP_MEMORY_HOST : KVP_MEMORY_FAKE, 3u << 20, 2);
 			const kvpi_layout source = rig_bytes(src, 3, 2500003), target = rig_bytes(dst, 5, 2500003);
