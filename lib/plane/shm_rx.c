@@ -6,6 +6,7 @@
  */
 #include "plane/shm.h"
 
+#include "base/copy.h"
 #include "base/error.h"
 #include "base/fault.h"
 #include <errno.h>
@@ -175,8 +176,12 @@ static uint64_t mapped_to_host(kvpi_conn *conn, uint64_t max)
 
 		if (count == 0)
 			break;
-		for (size_t i = 0; i < count; i++)
-			memcpy(pieces[i].to, pieces[i].from, pieces[i].len);
+		for (size_t i = 0; i < count; i++) {
+			if (to->bytes >= KVPI_COPY_STREAM_BYTES)
+				kvpi_copy_stream(pieces[i].to, pieces[i].from, pieces[i].len);
+			else
+				memcpy(pieces[i].to, pieces[i].from, pieces[i].len);
+		}
 	}
 	return offset - begin;
 }
