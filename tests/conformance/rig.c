@@ -12,7 +12,9 @@
 
 /* How the suite runs over each plane of the registry.  What the wrapper fault does here is what plane.h allows any
  * plane to do: nobody must notice. */
-static const char *const ways[] = {"%s", "fault(%s; seed=3; delay=200us; reorder=200; again=100)", "trace(%s)"};
+static const struct {
+	const char *before, *behind;
+} ways[] = {{"", ""}, {"fault(", "; seed=3; delay=200us; reorder=200; again=100)"}, {"trace(", ")"}};
 
 /* With sanitizers the wrapped ones would take many minutes; the wrappers have tests of their own, which run. */
 static int way_count(void)
@@ -158,7 +160,8 @@ rig *rig_new(int index, uint64_t staging_bytes)
 		index -= way_count() * count;
 		return rig_new_of(extra[index].name, extra[index].settings, extra[index].settings, staging_bytes);
 	}
-	snprintf(name, sizeof(name), ways[index / count], kvpi_plane_registry()[index % count]->name);
+	snprintf(name, sizeof(name), "%s%s%s", ways[index / count].before, kvpi_plane_registry()[index % count]->name,
+	    ways[index / count].behind);
 	return rig_new_of(name, (rig_settings){.streams = 0}, (rig_settings){.streams = 0}, staging_bytes);
 }
 
