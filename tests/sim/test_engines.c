@@ -248,13 +248,14 @@ static void service_of(char out[32], const end *from)
 static void engine_open(end *e)
 {
 	static const char *const ways[] = {
-	    "self",
-	    "fault(self; seed=%u; delay=%ums; reorder=200; again=50)",
-	    "fault(self; seed=%u; delay=%ums; loss=30; refuse=200)",
-	    "fault(self; seed=%u; delay=%ums; loss=100; freeze=20; freeze_time=40ms; again=100; reorder=300)",
-	    "fault(self; seed=%u; delay=%ums; drop=150; duplicate=150)",
+	    NULL, /* not wrapped */
+	    "reorder=200; again=50",
+	    "loss=30; refuse=200",
+	    "loss=100; freeze=20; freeze_time=40ms; again=100; reorder=300",
+	    "drop=150; duplicate=150",
 	};
 	const char *way = ways[net_draw(sizeof(ways) / sizeof(ways[0]))];
+	const unsigned seed = (unsigned)net_draw(1000), delay_ms = (unsigned)net_draw(30);
 	kvpi_engine_params params = {.context = e->world->context,
 	                             .name = "e",
 	                             .compat_text = "ring",
@@ -265,7 +266,9 @@ static void engine_open(end *e)
 	                             .clock = &e->world->clock};
 	char service[32];
 
-	snprintf(e->planes, sizeof(e->planes), way, (unsigned)net_draw(1000), (unsigned)net_draw(30));
+	snprintf(e->planes, sizeof(e->planes), "self");
+	if (way != NULL)
+		snprintf(e->planes, sizeof(e->planes), "fault(self; seed=%u; delay=%ums; %s)", seed, delay_ms, way);
 	params.planes = e->planes;
 	net_set_node(e->number);
 	KIT_OK(kvpi_engine_new(&params, &e->engine));
