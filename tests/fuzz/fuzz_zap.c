@@ -13,7 +13,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const unsigned char clients[1][32] = {"this is the one key that gets in"};
-	kvpi_view frames[FRAMES];
+	kvpi_view frames[FRAMES] = {{NULL, 0}};
 	size_t count = 0, at;
 
 	if (size < FRAMES)
