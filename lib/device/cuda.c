@@ -22,10 +22,8 @@ static kvp_status cuda_stream_new(int device, void **stream)
 	kvpi_gpu_scope scope;
 	CUstream made = NULL;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = KVPI_GPU_CALL(gpu, StreamCreate, &made, CU_STREAM_NON_BLOCKING);
@@ -40,7 +38,7 @@ static void cuda_stream_free(int device, void *stream)
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
 
-	if (stream == NULL || kvpi_gpu_get(device, &gpu) != KVP_OK || kvpi_gpu_enter(gpu, &scope) != KVP_OK)
+	if (stream == NULL || kvpi_gpu_enter_at(device, &gpu, &scope) != KVP_OK)
 		return;
 	gpu->driver->StreamSynchronize(stream);
 	gpu->driver->StreamDestroy(stream);
@@ -114,10 +112,8 @@ static kvp_status cuda_record(int device, void *stream, kvpi_event **event)
 	struct kvpi_event *made = NULL;
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = record(gpu, stream, &made);
@@ -162,10 +158,8 @@ static kvp_status cuda_copy(int device, void *stream, const kvpi_piece *pieces, 
 {
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = copy_pieces(gpu, stream, pieces, count);
@@ -185,9 +179,7 @@ static kvp_status cuda_copy_blocks(int device, void *stream, const kvpi_layout *
 	if (to->bytes != from->bytes)
 		return kvpi_error(KVP_E_INVALID, "a copy of %llu bytes to a layout of %llu", (unsigned long long)from->bytes,
 		                  (unsigned long long)to->bytes);
-	status = kvpi_gpu_get(device, &gpu);
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
+	status = kvpi_gpu_enter_at(device, &gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	while (status == KVP_OK && (count = kvpi_layout_pieces(to, from, &offset, UINT64_MAX, pieces, 64)) > 0)
@@ -200,10 +192,8 @@ static kvp_status cuda_write_word(int device, void *stream, uint64_t *word, uint
 {
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = kvpi_cuda_kernels_write_words(gpu->kernels, stream, &word, 1, value);

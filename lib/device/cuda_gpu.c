@@ -106,3 +106,10 @@ kvp_status kvpi_gpu_get(int ordinal, kvpi_gpu **gpu)
 	pthread_mutex_unlock(&gpus_mutex);
 	return status;
 }
+
+kvp_status kvpi_gpu_enter_at(int ordinal, kvpi_gpu **gpu, kvpi_gpu_scope *scope)
+{
+	kvp_status status = kvpi_gpu_get(ordinal, gpu);
+
+	return status != KVP_OK ? status : kvpi_gpu_enter(*gpu, scope);
+}

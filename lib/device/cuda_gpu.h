@@ -44,6 +44,8 @@ kvp_status kvpi_gpu_get(int ordinal, kvpi_gpu **gpu);
 /* Around every group of driver calls: the context is current, and nothing we call spoils a graph that another thread of
  * the program captures.  Pairs on one thread. */
 kvp_status kvpi_gpu_enter(kvpi_gpu *gpu, kvpi_gpu_scope *scope);
+/* The same for the GPU of that ordinal, with kvpi_gpu_get's codes too. */
+kvp_status kvpi_gpu_enter_at(int ordinal, kvpi_gpu **gpu, kvpi_gpu_scope *scope);
 void kvpi_gpu_leave(const kvpi_gpu_scope *scope);
 
 /* A status of the driver with the name of the function. */

@@ -103,7 +103,7 @@ static void unmap(int device, const void *ptr)
 		KVPI_LOG(ERROR, "device", "%p is not device memory that the library has mapped; it is left alone", ptr);
 		return;
 	}
-	if (kvpi_gpu_get(device, &gpu) == KVP_OK && kvpi_gpu_enter(gpu, &scope) == KVP_OK) {
+	if (kvpi_gpu_enter_at(device, &gpu, &scope) == KVP_OK) {
 		gpu->driver->MemUnmap(found->at, found->bytes);
 		gpu->driver->MemAddressFree(found->at, found->bytes);
 		kvpi_gpu_leave(&scope);
@@ -156,10 +156,8 @@ kvp_status kvpi_cuda_alloc(int device, uint64_t bytes, void **ptr)
 	kvpi_gpu_scope scope;
 	CUdeviceptr at = 0;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = alloc_in_scope(gpu, bytes > 0 ? bytes : 1, &at);
@@ -179,10 +177,8 @@ kvp_status kvpi_cuda_pin(int device, void *ptr, uint64_t bytes)
 {
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = KVPI_GPU_CALL(gpu, MemHostRegister, ptr, bytes, CU_MEMHOSTREGISTER_PORTABLE);
@@ -195,7 +191,7 @@ void kvpi_cuda_unpin(int device, void *ptr)
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
 
-	if (kvpi_gpu_get(device, &gpu) != KVP_OK || kvpi_gpu_enter(gpu, &scope) != KVP_OK)
+	if (kvpi_gpu_enter_at(device, &gpu, &scope) != KVP_OK)
 		return;
 	gpu->driver->MemHostUnregister(ptr);
 	kvpi_gpu_leave(&scope);
@@ -232,10 +228,8 @@ kvp_status kvpi_cuda_export(int device, void *ptr, uint64_t bytes, kvpi_export *
 {
 	kvpi_gpu_scope scope;
 	kvpi_gpu *gpu;
-	kvp_status status = kvpi_gpu_get(device, &gpu);
+	kvp_status status = kvpi_gpu_enter_at(device, &gpu, &scope);
 
-	if (status == KVP_OK)
-		status = kvpi_gpu_enter(gpu, &scope);
 	if (status != KVP_OK)
 		return status;
 	status = export_in_scope(gpu, ptr, bytes, out);
