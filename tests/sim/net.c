@@ -39,7 +39,7 @@ struct kvpi_zctx {
 
 static struct {
 	const kvpi_clock *clock;
-	uint64_t random, library_random;
+	uint64_t random, sodium_random;
 	net_weather weather;
 	kvpi_list sockets;
 	uint32_t made;
@@ -51,7 +51,7 @@ static struct {
 
 static uint32_t library_draw(void)
 {
-	return (uint32_t)kit_random(&net.library_random);
+	return (uint32_t)kit_random(&net.sodium_random);
 }
 
 static void library_fill(void *out, const size_t len)
@@ -59,7 +59,7 @@ static void library_fill(void *out, const size_t len)
 	unsigned char *at = out;
 
 	for (size_t i = 0; i < len; i++)
-		at[i] = (unsigned char)kit_random(&net.library_random);
+		at[i] = (unsigned char)kit_random(&net.sodium_random);
 }
 
 static const char *library_name(void)
@@ -79,7 +79,7 @@ void net_reset(uint64_t seed, const kvpi_clock *clock)
 	SIM_CHECK(kvpi_list_empty(&net.sockets), "a socket was left open");
 	net.clock = clock;
 	net.random = seed;
-	net.library_random = ~seed;
+	net.sodium_random = ~seed;
 	net.weather = (net_weather){.lose = 0};
 	net.made = 0;
 	net.node = 0;
